@@ -1,0 +1,40 @@
+"""What the three training scripts share: paths, seeds, a log, checkpoints that survive a stop."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORK = Path(__file__).resolve().parent.parent / "build" / "training"
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".part")
+    torch.save(state, scratch)
+    os.replace(scratch, path)
+
+
+def resume(path: Path) -> dict[str, Any] | None:
+    """Return the last checkpoint, or None at a first start."""
+    return torch.load(path, weights_only=True) if path.is_file() else None
+
+
+def log(name: str, **figures: float) -> None:
+    """Append one JSON line to build/training/NAME.jsonl and show it."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"time": round(time.time(), 1), **figures})
+    with (WORK / f"{name}.jsonl").open("a") as file:
+        file.write(line + "\n")
+    print(name, line, flush=True)
+
+
+def cosine(step: int, total: int, warmup: int = 500) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine down to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 + 0.5 * float(torch.cos(torch.tensor((step - warmup) / (total - warmup) * torch.pi)))
