@@ -1,0 +1,1 @@
+"""ONNX graphs to sealed engine folders, and images to negation bundles. Never needs torch."""

@@ -1,0 +1,1 @@
+"""A diffusers checkpoint to ONNX graphs. Runs on a workstation; needs torch."""

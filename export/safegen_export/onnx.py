@@ -1,0 +1,134 @@
+"""Torch modules to an ONNX folder in optimum's layout, with references to compare against."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from safegen.errors import ExportError
+from safegen.seal import file_sha256, replacing
+from safegen_export.checkpoint import Checkpoint
+from safegen_export.component import Graph, latent_space_id, load_vae, open_graphs
+
+OPSET = 20
+EXTERNAL_DATA_BYTES = 1_900_000_000
+"""Protocol buffers end at 2 GB; weights above this go to a file beside the graph."""
+LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
+
+Report = Callable[[str, float, int], None]
+"""(component, seconds, bytes) after each; 0 seconds where an earlier run had done it."""
+
+
+def export(checkpoint: Checkpoint, out: Path, *, clip_skip: int, report: Report) -> None:
+    """Write ``out`` as optimum would write it, plus ``reference.npz`` beside each graph.
+
+    A component whose weights, options and exporter are those of an earlier, interrupted run is
+    not exported again.
+
+    Raises:
+        ExportError: a component cannot be loaded or exported; what was finished stays for the next run.
+    """
+    names = ("text_encoder", "vae_decoder", "vae_encoder", "unet")
+    keys = {name: _key(checkpoint, name, clip_skip) for name in names}
+    done = {name for name in names if _is_done(out / name, keys[name])}
+    for name in sorted(done):
+        report(name, 0.0, _bytes(out / name))
+    if done != set(names):
+        for graph in _missing(checkpoint, clip_skip, done):
+            began = time.perf_counter()
+            _export_one(graph, out / graph.name)
+            (out / graph.name / "done.txt").write_text(keys[graph.name])
+            report(graph.name, time.perf_counter() - began, _bytes(out / graph.name))
+    _copy_configs(checkpoint, out)
+
+
+def _missing(checkpoint: Checkpoint, clip_skip: int, done: set[str]) -> Iterator[Graph]:
+    return (g for g in open_graphs(checkpoint, clip_skip) if g.name not in done)
+
+
+def _key(checkpoint: Checkpoint, name: str, clip_skip: int) -> str:
+    """Content key of an exported component."""
+    folder = checkpoint.folder / ("vae" if name.startswith("vae") else name)
+    parts = [f"{f.name} {file_sha256(f)}" for f in sorted(folder.iterdir()) if f.is_file()]
+    parts += [f"{library} {version(library)}" for library in LIBRARIES]
+    parts += [f"opset {OPSET}", f"clip_skip {clip_skip if name == 'text_encoder' else 0}"]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _is_done(folder: Path, key: str) -> bool:
+    mark = folder / "done.txt"
+    return mark.is_file() and mark.read_text() == key
+
+
+def _bytes(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.glob("model.onnx*"))
+
+
+def _export_one(graph: Graph, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    with torch.no_grad(), replacing(folder / "reference.npz") as scratch:
+        with scratch.open("wb") as file:
+            np.savez(file, **_references(graph))
+    weight_bytes = sum(p.numel() * p.element_size() for p in graph.module.parameters())
+    inputs = graph.example(graph.sizes[0])
+    try:
+        with _quiet(), torch.no_grad():
+            torch.onnx.export(
+                graph.module,
+                args=(),
+                kwargs=inputs,
+                f=folder / "model.onnx",
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(inputs),
+                output_names=[graph.output],
+                dynamic_shapes=graph.dims,
+                external_data=weight_bytes > EXTERNAL_DATA_BYTES,
+            )
+    except Exception as error:  # the exporter has no common base for its errors
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(f"{graph.name}: torch.onnx.export failed ({reason}).") from error
+
+
+def _references(graph: Graph) -> dict[str, np.ndarray]:
+    """Random inputs and torch's outputs at two sizes, as ``0.in.NAME``, ``0.out.NAME`` and so on."""
+    found: dict[str, np.ndarray] = {}
+    for i, size in enumerate(graph.sizes):
+        inputs = graph.example(size)
+        found |= {f"{i}.in.{name}": tensor.numpy() for name, tensor in inputs.items()}
+        found[f"{i}.out.{graph.output}"] = graph.module(**inputs).numpy()
+    return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its progress and warns of what it then handles."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _copy_configs(checkpoint: Checkpoint, out: Path) -> None:
+    for name, part in (("text_encoder", "text_encoder"), ("unet", "unet"), ("vae_decoder", "vae"),
+                       ("vae_encoder", "vae")):  # fmt: skip
+        shutil.copy2(checkpoint.folder / part / "config.json", out / name / "config.json")
+    for part in ("scheduler", "tokenizer"):
+        shutil.copytree(checkpoint.folder / part, out / part, dirs_exist_ok=True)
+    shutil.copy2(checkpoint.folder / "model_index.json", out / "model_index.json")
+    identity = {"latent_space_id": latent_space_id(load_vae(checkpoint))}
+    (out / "export.json").write_text(json.dumps(identity))

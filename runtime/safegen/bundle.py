@@ -1,0 +1,147 @@
+"""The negation bundle: one sealed safetensors file with both banks and their calibration."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from safegen.calibration import Calibration
+from safegen.errors import BundleError
+from safegen.guard import Bank
+from safegen.guard_settings import Ratio, Settings
+from safegen.seal import ZEROS, replacing, seal, sealed_digest
+
+SCHEMA_VERSION = 1
+MAX_HEADER_BYTES = 1 << 20
+TENSORS = ("negation", "benign", "log_snr", "benign_log_ratio", "negation_log_ratio", "negation_density")
+
+
+class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a bundle says of itself."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    """What is negated, for people."""
+    latent_space: str
+    """SHA-256 of the autoencoder's weights: the engine must have the same."""
+    latent_shape: tuple[int, int, int]
+    """(C, H, W) of one latent."""
+    image_size: tuple[int, int]
+    """(width, height) in pixels."""
+    negation_count: int
+    benign_count: int
+    benign_source: str
+    """``images``, or ``drawn by the engine``."""
+    source_digest: str
+    """SHA-256 over the digests of the source images, in order."""
+    created: str
+    """UTC, ISO 8601."""
+    guard: Settings = Ratio()
+    tau: float = 1.0
+    """Temperature of the kernels; 1 is the forward process."""
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle in memory. Latents are scaled as the model sees them."""
+
+    info: BundleInfo
+    digest: str
+    negation: NDArray[np.float16]
+    """(N, C, H, W)."""
+    benign: NDArray[np.float16]
+    """(M, C, H, W)."""
+    calibration: Calibration
+
+    def bank(self) -> Bank:
+        """Both banks as float32 rows with their squared norms."""
+        rows = [x.reshape(len(x), -1).astype(np.float32) for x in (self.negation, self.benign)]
+        refs, benign = rows
+        return Bank(refs, (refs * refs).sum(axis=1), benign, (benign * benign).sum(axis=1))
+
+
+def write_bundle(
+    path: Path,
+    info: BundleInfo,
+    negation: NDArray[np.float16],
+    benign: NDArray[np.float16],
+    calibration: Calibration,
+) -> str:
+    """Write a bundle whole or not at all, and return its digest."""
+    tensors: dict[str, NDArray[Any]] = dict(
+        zip(TENSORS, (negation, benign, *calibration), strict=True)
+    )
+    metadata = {"digest": ZEROS, "safegen": msgspec.json.encode(info).decode()}
+    with replacing(path) as scratch:
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, scratch, metadata)
+        return seal(scratch)
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read and verify a bundle.
+
+    Raises:
+        BundleError: the file is missing, is no bundle, is of another schema, or has changed.
+    """
+    _check_header(path)
+    stated, digest = sealed_digest(path)
+    if not stated:
+        raise BundleError(f"{path}: not a negation bundle. Make one with 'safegen freeze'.")
+    if stated != digest:
+        raise BundleError(
+            f"{path}: the bundle has changed since it was frozen (digest {digest[:12]}, sealed as"
+            f" {stated[:12]}). Copy it again, or freeze it anew."
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            info = _read_info(path, (file.metadata() or {}).get("safegen", "{}"))
+            tensors = [file.get_tensor(name) for name in TENSORS]
+    except SafetensorError as error:
+        raise BundleError(f"{path}: not a negation bundle ({error}).") from None
+    bundle = Bundle(info=info, digest=digest, negation=tensors[0], benign=tensors[1],
+                    calibration=Calibration(*tensors[2:]))  # fmt: skip
+    _check_shapes(path, bundle)
+    return bundle
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a truncated or foreign file before anything parses it."""
+    if not path.is_file():
+        raise BundleError(f"{path}: no such bundle. Make one with 'safegen freeze'.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
+            raise BundleError(f"{path}: not a negation bundle, or cut short.")
+
+
+def _read_info(path: Path, text: str) -> BundleInfo:
+    try:
+        version = json.loads(text).get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"{path}: bundle schema {version}, this safegen reads {SCHEMA_VERSION}."
+                " Freeze it anew, or install the safegen that wrote it."
+            )
+        return msgspec.json.decode(text, type=BundleInfo)
+    except (msgspec.ValidationError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path}: not a negation bundle ({error}).") from None
+
+
+def _check_shapes(path: Path, bundle: Bundle) -> None:
+    info = bundle.info
+    expected = {
+        "negation": ((info.negation_count, *info.latent_shape), bundle.negation.shape),
+        "benign": ((info.benign_count, *info.latent_shape), bundle.benign.shape),
+    }
+    for name, (stated, found) in expected.items():
+        if stated != found or not stated[0]:
+            raise BundleError(f"{path}: {name} is {found}, its description says {stated}.")

@@ -1,0 +1,99 @@
+"""Where a guard's gate stands: thresholds per log-SNR, from images the banks have not seen.
+
+Freeze noises held-out benign and negation latents to a grid of log-SNR with the forward process and
+keeps the evidence of each. From these curves any solver and any number of steps gets its thresholds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safegen import noise
+from safegen.guard import Bank, flat, log_kernel, log_ratio, logsumexp
+from safegen.solver import Row
+
+Array = NDArray[np.float32]
+
+LOG_SNR_GRID = np.linspace(-7.0, 7.0, 29)
+
+
+class Calibration(NamedTuple):
+    """Evidence of held-out images; L levels, H benign and K negation images."""
+
+    log_snr: Array
+    """(L,) rising."""
+    benign: Array
+    """(L, H) log beta* of benign images that are not in the benign bank."""
+    negation: Array
+    """(L, K) log beta* of negation images, each left out of the bank that judges it."""
+    density: Array
+    """(L, K) log beta (the numerator alone) of the same negation images."""
+
+
+def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: Any) -> NDArray[np.float64]:
+    """Gate thresholds on log beta* at each given log-SNR, for one false-positive rate a picture.
+
+    The curve is mean + z std over benign images at each level, with the one z for which the share
+    of held-out benign pictures that pass it at any level is the rate asked for, rounded down so
+    that it also holds for the next picture (split conformal: the ceil((H + 1)(1 - rate))-th score).
+    """
+    mean, std = calibration.benign.mean(axis=1), calibration.benign.std(axis=1) + 1e-6
+    scores = np.sort(((calibration.benign - mean[:, None]) / std[:, None]).max(axis=0))
+    rank = math.ceil((len(scores) + 1) * (1 - false_positive_rate)) - 1
+    z = scores[min(rank, len(scores) - 1)]
+    return np.interp(log_snr, calibration.log_snr, mean + z * std)
+
+
+def density_curves(calibration: Calibration, quantile: float, log_snr: Any) -> tuple[Any, Any]:
+    """(threshold, usual) of log beta at each log-SNR: a quantile and the median of negation images."""
+    low, middle = np.quantile(calibration.density, [quantile, 0.5], axis=1)
+    known = calibration.log_snr
+    return np.interp(log_snr, known, low), np.interp(log_snr, known, middle)
+
+
+def calibrate(
+    bank: Bank, benign: Array, negation: Array, negation_rows: NDArray[np.int64], tau: float
+) -> Calibration:
+    """Measure the curves.
+
+    Args:
+        bank: both banks, on the host.
+        benign: (H, C, H', W') latents that are not in the benign bank.
+        negation: (K, C, H', W') latents that are in the negation bank.
+        negation_rows: (K,) where, so that each can be left out.
+        tau: kernel temperature.
+    """
+    curves: list[tuple[Array, Array, Array]] = []
+    for level, log_snr in enumerate(LOG_SNR_GRID):
+        alpha, sigma = 1 / math.sqrt(1 + math.exp(-log_snr)), 1 / math.sqrt(1 + math.exp(log_snr))
+        row = Row(0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, alpha, sigma)
+        noised = alpha * benign + sigma * _noise(benign, 2 * level)
+        ordinary = log_ratio(noised, bank, row, tau)[0]
+        noised = alpha * negation + sigma * _noise(negation, 2 * level + 1)
+        curves.append((ordinary, *_left_out(noised, bank, row, negation_rows, tau)))
+    ordinary, unsafe, density = (np.stack(c).astype(np.float32) for c in zip(*curves, strict=True))
+    return Calibration(LOG_SNR_GRID.astype(np.float32), ordinary, unsafe, density)
+
+
+def _noise(like: Array, draw: int) -> Array:
+    return noise.normal(0, draw, like.shape, stream=2)
+
+
+def _left_out(
+    x: Array, bank: Bank, row: Row, own: NDArray[np.int64], tau: float
+) -> tuple[Array, Array]:
+    """log beta* and log beta of noised negation images, each judged by the others."""
+    others = bank.refs.shape[0] - 1
+    kernels = log_kernel(x, bank.refs, bank.refs_sq, row, tau)
+    kernels[np.arange(len(own)), own] = -np.inf
+    numerator = logsumexp(kernels) - math.log(others)
+    benign = log_kernel(x, bank.benign, bank.benign_sq, row, tau)
+    denominator = logsumexp(benign) - math.log(bank.benign.shape[0])
+    plain = log_kernel(x, bank.refs, bank.refs_sq, row)
+    plain[np.arange(len(own)), own] = -np.inf
+    own_term = np.sum(flat(x) ** 2, axis=1) / (2 * row.sigma**2)
+    return numerator - denominator, logsumexp(plain) - math.log(others) - own_term

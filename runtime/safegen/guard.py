@@ -1,0 +1,223 @@
+"""The guards: pure functions of (x_t, x0) that steer a picture away from a bank of references.
+
+Notation: x = alpha x0 + sigma n; references r_n, n < N, and benign latents s_m, m < M, are rows of
+D = C H W numbers; x and x0 are (B, C, H, W). Everything runs in the log domain in float32, one
+matrix product a bank, with no temporary of size N D. Written against the Python array API.
+
+Sources: Kim et al., Training-Free Safe Denoisers (arXiv 2502.08011); SPELL (arXiv 2410.06025).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from safegen.device import array_namespace
+from safegen.solver import Row
+
+Array = Any
+"""An array of any namespace of the Python array API standard."""
+
+
+class Bank(NamedTuple):
+    """The two banks, on the device that draws."""
+
+    refs: Array
+    """(N, D) float32: latents to keep away from."""
+    refs_sq: Array
+    """(N,) their squared norms."""
+    benign: Array
+    """(M, D) float32: latents of ordinary pictures; the denominator of ``ratio``."""
+    benign_sq: Array
+    """(M,) their squared norms."""
+
+
+class Evidence(NamedTuple):
+    """What a guard saw and did at one step, per sample."""
+
+    value: Array
+    """(B,) how strongly the sample speaks for the bank; the gate opens above 0."""
+    weight: Array
+    """(B,) strength of the correction; 0 where the gate stayed shut."""
+    nearest: Array
+    """(B,) index of the reference that counts most."""
+
+
+Guard = Callable[[Array, Array, int, Array], tuple[Array, Array, Evidence]]
+"""(x, x0, step index, z) -> (x, x0, evidence). z is fresh noise, or None where ``draws`` is false."""
+
+
+def flat(x: Array) -> Array:
+    """(B, C, H, W) -> (B, D)."""
+    return array_namespace(x).reshape(x, (x.shape[0], -1))
+
+
+def per_sample(weight: Array, x: Array) -> Array:
+    """(B,) -> (B, 1, 1, 1), to multiply with x."""
+    return array_namespace(x).reshape(weight, (weight.shape[0],) + (1,) * (x.ndim - 1))
+
+
+def logsumexp(values: Array) -> Array:
+    """log sum exp over the last axis: (B, N) -> (B,)."""
+    xp = array_namespace(values)
+    top = xp.max(values, axis=-1, keepdims=True)
+    return xp.log(xp.sum(xp.exp(values - top), axis=-1)) + xp.squeeze(top, axis=-1)
+
+
+def log_kernel(x: Array, refs: Array, refs_sq: Array, row: Row, tau: float = 1.0) -> Array:
+    """log q(x_t | r_n) up to a term of x alone: (B, N).
+
+    -||x - alpha r||^2 / (2 tau sigma^2) without -||x||^2 / (2 tau sigma^2), which cancels in every
+    ratio and would cost float32 its last digits.
+    """
+    xp = array_namespace(x)
+    scale = row.alpha / (tau * row.sigma**2)
+    return (flat(x) @ xp.matrix_transpose(refs)) * scale - refs_sq[None, :] * (0.5 * row.alpha * scale)
+
+
+def squared_distances(x0: Array, refs: Array, refs_sq: Array) -> Array:
+    """||x0 - r_n||^2 by one matrix product: (B, N), at least 0."""
+    xp = array_namespace(x0)
+    rows = flat(x0)
+    cross = rows @ xp.matrix_transpose(refs)
+    own = xp.sum(rows * rows, axis=-1)
+    return xp.maximum(own[:, None] + refs_sq[None, :] - 2.0 * cross, xp.zeros_like(cross))
+
+
+def log_ratio(x: Array, bank: Bank, row: Row, tau: float = 1.0) -> tuple[Array, Array]:
+    """log beta* with equal priors, (B,), and the kernels of the negation bank, (B, N).
+
+    Theorem 3.2's ratio of two densities, each a mixture of the exact forward kernel.
+    """
+    unsafe = log_kernel(x, bank.refs, bank.refs_sq, row, tau)
+    benign = log_kernel(x, bank.benign, bank.benign_sq, row, tau)
+    value = (
+        logsumexp(unsafe) - math.log(unsafe.shape[1]) - logsumexp(benign) + math.log(benign.shape[1])
+    )
+    return value, unsafe
+
+
+def mean_of_refs(weights: Array, refs: Array, like: Array) -> Array:
+    """sum_n weights_n r_n for each sample, in the shape of ``like``."""
+    return array_namespace(refs).reshape(weights @ refs, like.shape)
+
+
+def softmax(values: Array) -> Array:
+    """exp(values) / sum exp(values) over the last axis."""
+    xp = array_namespace(values)
+    return xp.exp(values - logsumexp(values)[:, None])
+
+
+def push(x0: Array, weight: Array, kernels: Array, bank: Bank) -> Array:
+    """x0' = x0 + w (x0 - E_unsafe) (eq. 6), E_unsafe the kernels' mean of the references."""
+    unsafe = mean_of_refs(softmax(kernels), bank.refs, x0)
+    return x0 + per_sample(weight, x0) * (x0 - unsafe)
+
+
+def ratio(
+    x: Array, x0: Array, row: Row, bank: Bank, *, threshold: float, tau: float, eta: float, w_max: float
+) -> tuple[Array, Array, Evidence]:
+    """The theorem itself with two banks: w = min(eta beta*, w_max) where beta* is past its threshold."""
+    xp = array_namespace(x)
+    value, kernels = log_ratio(x, bank, row, tau)
+    strength = xp.exp(xp.minimum(value + math.log(eta), xp.full_like(value, math.log(w_max))))
+    weight = xp.where(value > threshold, strength, xp.zeros_like(strength))
+    evidence = Evidence(value - threshold, weight, xp.argmax(kernels, axis=-1))
+    return x, push(x0, weight, kernels, bank), evidence
+
+
+def paper(
+    x: Array, x0: Array, row: Row, bank: Bank, *, threshold: float, usual: float, eta: float, w_max: float
+) -> tuple[Array, Array, Evidence]:
+    """The paper's approximation: the numerator alone, w = eta beta(x_t), open where beta is large.
+
+    Args:
+        threshold: log beta below which x is left alone.
+        usual: log beta of the negation images themselves at this noise; eta counts from there,
+            since beta alone is about exp(-D / 2).
+    """
+    xp = array_namespace(x)
+    kernels = log_kernel(x, bank.refs, bank.refs_sq, row)
+    own = xp.sum(flat(x) ** 2, axis=-1) / (2 * row.sigma**2)
+    log_beta = logsumexp(kernels) - math.log(kernels.shape[1]) - own
+    cap = xp.full_like(log_beta, math.log(w_max / eta))
+    strength = eta * xp.exp(xp.minimum(log_beta - usual, cap))
+    weight = xp.where(log_beta > threshold, strength, xp.zeros_like(strength))
+    evidence = Evidence(log_beta - threshold, weight, xp.argmax(kernels, axis=-1))
+    return x, push(x0, weight, kernels, bank), evidence
+
+
+def unit_pixels(rows: Array, channels: int) -> Array:
+    """Divide each pixel's channel vector by its L2 norm: (N, D) -> (N, D). A zero pixel stays zero."""
+    xp = array_namespace(rows)
+    pixels = xp.reshape(rows, (rows.shape[0], channels, -1))
+    norm = xp.sqrt(xp.sum(pixels**2, axis=1, keepdims=True))
+    return xp.reshape(pixels / xp.where(norm > 0, norm, xp.ones_like(norm)), rows.shape)
+
+
+def official_log_kernel(x0: Array, units: Array, bandwidth: float, *, unit_x0: bool) -> Array:
+    """-||x0 - r_n|| / (2 s^2), the distance not squared, r_n with unit pixels: (B, N)."""
+    xp = array_namespace(x0)
+    seen = xp.reshape(unit_pixels(flat(x0), x0.shape[1]), x0.shape) if unit_x0 else x0
+    units_sq = xp.sum(units * units, axis=-1)
+    return xp.sqrt(squared_distances(seen, units, units_sq)) * (-0.5 / bandwidth**2)
+
+
+def official(
+    x: Array, x0: Array, row: Row, units: Array, z: Array, *,
+    bandwidth: float, scale: float, threshold: float, unit_x0: bool,
+) -> tuple[Array, Array, Evidence]:  # fmt: skip
+    """The released program's step: x0' = x0 - scale E_unsafe, fresh noise, and the old eps.
+
+    Args:
+        units: (N, D) references with unit pixels.
+        z: (B, C, H, W) fresh standard normal noise.
+        threshold: the gate opens where den = sum_n w_n + 1e-8 exceeds it; -inf is always open.
+    """
+    xp = array_namespace(x)
+    kernels = official_log_kernel(x0, units, bandwidth, unit_x0=unit_x0)
+    den = xp.exp(logsumexp(kernels)) + 1e-8
+    # den's 1e-8 shrinks E_unsafe where every kernel is tiny
+    unsafe = mean_of_refs(softmax(kernels) * ((den - 1e-8) / den)[:, None], units, x0)
+    weight = xp.where(den > threshold, xp.full_like(den, scale), xp.zeros_like(den))
+    eps = (x - row.alpha * x0) / row.sigma
+    noised = row.alpha * (x0 - per_sample(weight, x0) * unsafe) + row.sigma * z
+    value = den - threshold if math.isfinite(threshold) else den
+    evidence = Evidence(value, weight, xp.argmax(kernels, axis=-1))
+    return noised, (noised - row.sigma * eps) / row.alpha, evidence
+
+
+def spell(
+    x: Array, x0: Array, bank: Bank, *, radius: float, overcompensation: float
+) -> tuple[Array, Array, Evidence]:
+    """Sparse repellency: x0' = x0 + o sum_k relu(radius / ||x0 - r_k|| - 1) (x0 - r_k)."""
+    xp = array_namespace(x0)
+    distances = xp.sqrt(squared_distances(x0, bank.refs, bank.refs_sq))
+    inside = radius / xp.maximum(distances, xp.full_like(distances, 1e-6)) - 1
+    weights = overcompensation * xp.maximum(inside, xp.zeros_like(inside))
+    total = xp.sum(weights, axis=-1)
+    moved = x0 + per_sample(total, x0) * x0 - mean_of_refs(weights, bank.refs, x0)
+    return x, moved, Evidence(xp.max(inside, axis=-1), total, xp.argmin(distances, axis=-1))
+
+
+def sgf(
+    x: Array, x0: Array, bank: Bank, *, gamma: float, step: float
+) -> tuple[Array, Array, Evidence]:
+    """Descent on a kernel density: x0' = x0 + step 2 gamma mean_k exp(-gamma d_k^2) (x0 - r_k)."""
+    xp = array_namespace(x0)
+    distances = squared_distances(x0, bank.refs, bank.refs_sq)
+    kernels = xp.exp(-gamma * distances)
+    weights = kernels * (step * 2 * gamma / kernels.shape[1])
+    total = xp.sum(weights, axis=-1)
+    moved = x0 + per_sample(total, x0) * x0 - mean_of_refs(weights, bank.refs, x0)
+    return x, moved, Evidence(total, total, xp.argmin(distances, axis=-1))
+
+
+def bank_mean(x: Array, x0: Array, bank: Bank, *, scale: float) -> tuple[Array, Array, Evidence]:
+    """Control: the same push for every picture, away from the mean of the bank."""
+    xp = array_namespace(x0)
+    mean = xp.reshape(xp.mean(bank.refs, axis=0), (1, *x0.shape[1:]))
+    weight = xp.full((x0.shape[0],), scale, dtype=x0.dtype)
+    distances = squared_distances(x0, bank.refs, bank.refs_sq)
+    return x, x0 - scale * mean, Evidence(weight, weight, xp.argmin(distances, axis=-1))

@@ -1,0 +1,261 @@
+"""Which guard, with which numbers: values that a bundle or a caller names, bound here to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from safegen import guard, noise
+from safegen.calibration import density_curves, thresholds
+from safegen.errors import UsageError
+from safegen.guard import Bank, Evidence
+from safegen.solver import Row, Table
+
+if TYPE_CHECKING:
+    from safegen.bundle import Bundle
+
+Array = Any
+
+
+class _Mode(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    tag_field="mode",
+    tag=lambda name: {"BankMean": "bank-mean", "RenoiseOnly": "renoise-only"}.get(name, name.lower()),
+):
+    """Guards are told apart by the field ``mode``."""
+
+    @property
+    def mode(self) -> str:
+        """The guard's name, as the manifest, the CLI and the picture's metadata spell it."""
+        return str(type(self).__struct_config__.tag)
+
+
+class Ratio(_Mode):
+    """Theorem 3.2 with two banks (the default)."""
+
+    false_positive_rate: float = 0.01
+    """Share of ordinary pictures on which the gate may open at any step, 0 to 1."""
+    eta: float = 1.0
+    w_max: float = 3.0
+
+
+class Paper(_Mode):
+    """The paper's own approximation, in the log domain."""
+
+    quantile: float = 0.05
+    """The gate opens above this quantile of the negation images' own log beta."""
+    eta: float = 1.0
+    w_max: float = 3.0
+    t_min: float = 780.0
+
+
+class Official(_Mode):
+    """The released program; the fields are one of its presets."""
+
+    bandwidth: float = 3.15
+    scale: float = 0.33
+    gate: bool = True
+    """Calibrated minimum over the noised references; False is always open."""
+    margin: float = 1.6
+    t_min: float = 780.0
+    first_steps: int | None = None
+    """Act on these first steps, whatever their timestep; None acts where t >= t_min."""
+    unit_x0: bool = False
+    """Compare unit pixels of x0, as the program does for SD3."""
+
+
+class Spell(_Mode):
+    """SPELL."""
+
+    radius: float | None = None
+    """None takes the median distance between a reference and its nearest other one."""
+    overcompensation: float = 1.6
+
+
+class Sgf(_Mode):
+    """SGF."""
+
+    step: float = 30.0
+    gamma: float | None = None
+    """None takes -ln(.05) / mean d^2 of each reference's neighbours 4 to 6."""
+
+
+class BankMean(_Mode):
+    """Control: push away from the mean of the bank, at every step."""
+
+    scale: float = 0.3
+
+
+class RenoiseOnly(_Mode):
+    """Control: ``official`` with a scale of 0."""
+
+    t_min: float = 780.0
+
+
+class Off(_Mode):
+    """No guard. Only an engine built with --allow-unguarded takes it."""
+
+
+Settings = Ratio | Paper | Official | Spell | Sgf | BankMean | RenoiseOnly | Off
+
+OFFICIAL_PRESETS = {
+    "nudity": Official(),
+    "inappropriate": Official(bandwidth=1.0, scale=0.03, gate=False, t_min=800.0),
+    "sd3-nudity": Official(bandwidth=1.0, scale=0.03, gate=False, unit_x0=True),
+    "memorized-person": Official(bandwidth=13.15, scale=0.69, gate=False, first_steps=12),
+    "memorized-artwork": Official(bandwidth=13.15, scale=0.9, gate=False, first_steps=12),
+}
+_PLAIN = (Ratio(), Paper(), Official(), Spell(), Sgf(), BankMean(), RenoiseOnly(), Off())
+MODES = {settings.mode: settings for settings in _PLAIN}
+GUARDS = tuple(mode for mode in MODES if mode != "off")
+
+
+def parse_guard(text: str) -> Settings:
+    """``ratio``, ``official``, ``official:sd3-nudity`` and so on to settings.
+
+    Raises:
+        UsageError: an unknown guard or preset.
+    """
+    mode, _, preset = text.partition(":")
+    if mode not in MODES:
+        raise UsageError(f"guard is {mode!r}; known are {', '.join(MODES)}.")
+    if not preset:
+        return MODES[mode]
+    if mode != "official" or preset not in OFFICIAL_PRESETS:
+        raise UsageError(
+            f"guard is {text!r}; presets are {', '.join(f'official:{p}' for p in OFFICIAL_PRESETS)}."
+        )
+    return OFFICIAL_PRESETS[preset]
+
+
+Draw = Callable[[int], Array]
+"""Step index -> fresh noise (B, C, H, W)."""
+OpenGuard = Callable[[Array, Array, int, Draw], tuple[Array, Array, Evidence | None]]
+"""(x, x0, step index, draw) -> (x, x0, evidence); no evidence where the guard does not look."""
+
+
+def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, table: Table) -> OpenGuard:
+    """Bind a guard to a bundle and a plan, working out every threshold beforehand.
+
+    Args:
+        settings: which guard.
+        bundle: its calibration; may be None for ``Off`` alone.
+        bank: the bundle's banks, on the device that draws.
+        table: the plan that the guard will run in.
+
+    Raises:
+        UsageError: a guard that needs a bundle has none, or the solver gives the guard no meaning.
+    """
+    if isinstance(settings, Off):
+        return lambda x, x0, i, draw: (x, x0, None)
+    if bundle is None or bank is None:
+        raise UsageError(f"the guard {settings.mode} needs a negation bundle.")
+    if isinstance(settings, Ratio):
+        return _open_ratio(settings, bundle, bank, table)
+    if isinstance(settings, Paper):
+        return _open_paper(settings, bundle, bank, table)
+    if isinstance(settings, Official | RenoiseOnly):
+        return _open_official(settings, bundle, bank, table)
+    return _open_x0_guard(settings, bank, table)
+
+
+def _log_snrs(table: Table) -> list[float]:
+    return [row.log_snr for row in table.rows]
+
+
+def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
+    levels = thresholds(bundle.calibration, settings.false_positive_rate, _log_snrs(table))
+
+    def run(x: Array, x0: Array, i: int, draw: Draw) -> tuple[Array, Array, Evidence | None]:
+        return guard.ratio(
+            x, x0, table.rows[i], bank, threshold=float(levels[i]), tau=bundle.info.tau,
+            eta=settings.eta, w_max=settings.w_max,
+        )  # fmt: skip
+
+    return run
+
+
+def _open_paper(settings: Paper, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
+    low, usual = density_curves(bundle.calibration, settings.quantile, _log_snrs(table))
+
+    def run(x: Array, x0: Array, i: int, draw: Draw) -> tuple[Array, Array, Evidence | None]:
+        if table.rows[i].timestep < settings.t_min:
+            return x, x0, None
+        return guard.paper(
+            x, x0, table.rows[i], bank, threshold=float(low[i]), usual=float(usual[i]),
+            eta=settings.eta, w_max=settings.w_max,
+        )  # fmt: skip
+
+    return run
+
+
+def _open_official(
+    settings: Official | RenoiseOnly, bundle: Bundle, bank: Bank, table: Table
+) -> OpenGuard:
+    _refuse_renoise(settings.mode, table)
+    if isinstance(settings, RenoiseOnly):
+        settings, mode = Official(scale=0.0, gate=False, t_min=settings.t_min), settings.mode
+    units = guard.unit_pixels(bank.refs, bundle.info.latent_shape[0])
+    threshold = -np.inf
+    if settings.gate:
+        threshold = _lowest_den(units, bundle, table.rows[-1], settings) - settings.margin
+
+    def run(x: Array, x0: Array, i: int, draw: Draw) -> tuple[Array, Array, Evidence | None]:
+        early = i < settings.first_steps if settings.first_steps is not None else None
+        if not (table.rows[i].timestep >= settings.t_min if early is None else early):
+            return x, x0, None
+        return guard.official(
+            x, x0, table.rows[i], units, draw(i), bandwidth=settings.bandwidth,
+            scale=settings.scale, threshold=float(threshold), unit_x0=settings.unit_x0,
+        )  # fmt: skip
+
+    return run
+
+
+def _refuse_renoise(mode: str, table: Table) -> None:
+    """A guard that re-noises x breaks what a multistep solver remembers and needs alpha > 0."""
+    if any(row.c for row in table.rows):
+        raise UsageError(f"the guard {mode} re-noises x, which dpm++2m cannot follow; use ddim.")
+    if any(row.alpha == 0.0 for row in table.rows):
+        raise UsageError(f"the guard {mode} divides by alpha, 0 at zero terminal SNR; use leading.")
+
+
+def _lowest_den(units: Array, bundle: Bundle, last: Row, settings: Official) -> float:
+    """The released program's calibration: den of the noised references at the last timestep."""
+    shape = (len(bundle.negation), *bundle.info.latent_shape)
+    scale = 1 / np.hypot(last.alpha, last.sigma)
+    z = guard.array_namespace(units).asarray(noise.normal(0, 0, shape, stream=3))
+    x = last.alpha * scale * units.reshape(shape) + last.sigma * scale * z
+    kernels = guard.official_log_kernel(x, units, settings.bandwidth, unit_x0=settings.unit_x0)
+    return float((np.exp(guard.logsumexp(kernels)) + 1e-8).min())
+
+
+def _open_x0_guard(settings: Spell | Sgf | BankMean, bank: Bank, table: Table) -> OpenGuard:
+    if isinstance(settings, Spell):
+        radius = settings.radius if settings.radius is not None else _neighbours(bank, 1, 1, np.median)
+        return lambda x, x0, i, draw: guard.spell(
+            x, x0, bank, radius=radius, overcompensation=settings.overcompensation
+        )
+    if isinstance(settings, Sgf):
+        gamma = settings.gamma
+        if gamma is None:
+            gamma = -np.log(0.05) / _neighbours(bank, 4, 6, np.mean, power=2)
+        return lambda x, x0, i, draw: guard.sgf(x, x0, bank, gamma=float(gamma), step=settings.step)
+    return lambda x, x0, i, draw: guard.bank_mean(x, x0, bank, scale=settings.scale)
+
+
+def _neighbours(
+    bank: Bank, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1
+) -> float:
+    """Summary of d^power between references and their neighbours first..last, over up to 512 of them."""
+    some = bank.refs[:: max(1, len(bank.refs) // 512)]
+    last = min(last, len(bank.refs) - 1)
+    squared = np.sort(guard.squared_distances(some, bank.refs, bank.refs_sq), axis=1)
+    nearest = squared[:, min(first, last) : last + 1]
+    return max(float(summary(nearest ** (power / 2))), 1e-6)

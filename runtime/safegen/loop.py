@@ -1,0 +1,61 @@
+"""The only sampling loop: model, guidance, x0, guard, solver step, for every model and solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from safegen import noise
+from safegen.device import array_namespace
+from safegen.guard import Evidence
+from safegen.guard_settings import OpenGuard
+from safegen.solver import Row, Table
+
+Array = Any
+Model = Callable[[Array, float], Array]
+"""(x, timestep) -> model output, guidance included; (B, C, H, W) -> (B, C, H, W)."""
+
+
+class Step(NamedTuple):
+    """The state after one step."""
+
+    index: int
+    row: Row
+    x: Array
+    """(B, C, H, W) the next latents."""
+    x0: Array
+    """(B, C, H, W) the clean picture the model foresees, as the guard left it."""
+    evidence: Evidence | None
+
+
+def first_latents(table: Table, seeds: Sequence[int], shape: Sequence[int], xp: Any) -> Array:
+    """x_T: draw 0 of each seed, (B, C, H, W), scaled for the solver."""
+    return xp.asarray(noise.normal_batch(seeds, 0, shape)) * table.init_noise_sigma
+
+
+def denoise(
+    model: Model, x: Array, table: Table, guard: OpenGuard, seeds: Sequence[int]
+) -> Iterator[Step]:
+    """Walk the table from x_T to the picture, handing out each step.
+
+    Step i draws its solver noise as draw i + 1 of stream 0 and its guard noise as draw i + 1 of
+    stream 1, so a guard never changes what the solver draws.
+    """
+    xp = array_namespace(x)
+    shape = x.shape[1:]
+    x0_prev = None
+
+    def draw(i: int, stream: int = 1) -> Array:
+        return xp.asarray(noise.normal_batch(seeds, i + 1, shape, stream=stream))
+
+    for i, row in enumerate(table.rows):
+        out = model(x * row.input_scale, row.timestep)
+        x0 = row.x0_x * x + row.x0_out * out
+        x, x0, evidence = guard(x, x0, i, draw)
+        x = row.a * x + row.b * x0
+        if row.c:
+            x = x + row.c * x0_prev
+        if row.d:
+            x = x + row.d * draw(i, stream=0)
+        x0_prev = x0
+        yield Step(i, row, x, x0, evidence)

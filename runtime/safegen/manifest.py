@@ -1,0 +1,178 @@
+"""``engine.json``: what an engine folder holds, how it draws, and the digest of every file in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from safegen.errors import EngineError
+from safegen.seal import ZEROS, file_sha256, replacing, seal, sealed_digest
+
+SCHEMA_VERSION = 1
+FILE_NAME = "engine.json"
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of the folder."""
+
+    sha256: str
+    bytes: int
+
+
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A graph's input or output. Dimensions are numbers, or names where they vary."""
+
+    dtype: str
+    shape: list[int | str]
+
+
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The largest differences from the reference over random inputs at two shapes."""
+
+    reference: str
+    """``torch``, or ``source graph`` where the engine was built from ONNX."""
+    max_abs: float
+    max_rel: float
+    """max_abs over the largest absolute value of the reference."""
+    tolerance: float
+    """What max_rel may be at most."""
+
+
+class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One graph."""
+
+    file: str
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    parity: Parity
+    optimized_for: str | None = None
+    """What the saved graph is tied to; None runs anywhere."""
+
+
+class LatentSpace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The autoencoder's side: latents = (encoder mean - shift_factor) * scaling_factor."""
+
+    id: str
+    """SHA-256 of the autoencoder's weights, the same at every precision."""
+    channels: int
+    downscale: int
+    scaling_factor: float
+    shift_factor: float = 0.0
+
+
+class TextWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How prompts become ids."""
+
+    file: str
+    max_length: int
+    pad_token: str
+
+
+class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``generate`` uses where the user says nothing."""
+
+    solver: str
+    steps: int
+    guidance_scale: float
+    width: int
+    height: int
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of ``engine.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    digest: str = ZEROS
+    name: str
+    target: str
+    precision: str
+    fingerprint: str
+    """SHA-256 over everything that the engine was built from."""
+    built_with: dict[str, str]
+    created: str
+    components: dict[str, Component]
+    latent_space: LatentSpace
+    tokenizer: TextWindow
+    scheduler: dict[str, Any]
+    """The checkpoint's scheduler_config.json."""
+    defaults: Defaults
+    guards: list[str]
+    """Which guards may draw; ``off`` is among them only after --allow-unguarded."""
+    bundle: str | None = None
+    """The default negation bundle in this folder."""
+    files: dict[str, File]
+
+    @property
+    def allow_unguarded(self) -> bool:
+        """Whether the engine may draw without a guard."""
+        return "off" in self.guards
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> str:
+    """Write and seal ``engine.json``, last of all files of an engine; return its digest."""
+    text = json.dumps(msgspec.to_builtins(manifest), indent=1, ensure_ascii=False)
+    with replacing(folder / FILE_NAME) as scratch:
+        scratch.write_text(text + "\n", "utf-8")
+        return seal(scratch)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``engine.json`` and verify its own digest, not yet the other files.
+
+    Raises:
+        EngineError: no engine, a changed manifest, or a schema that this version does not read.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise EngineError(
+            f"{folder}: no engine.json here, so no engine, or one whose build did not finish."
+            " Run 'safegen build-engine CHECKPOINT -o DIR'."
+        )
+    stated, digest = sealed_digest(path)
+    if not stated or stated != digest:
+        raise EngineError(
+            f"{path}: changed since the engine was built (digest {digest[:12] or 'missing'}, sealed"
+            f" as {stated[:12] or 'missing'}). Copy the engine again, or build it anew."
+        )
+    try:
+        version = json.loads(path.read_bytes()).get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise EngineError(
+                f"{path}: engine schema {version}, this safegen reads {SCHEMA_VERSION}."
+                " Build it anew, or install the safegen that built it."
+            )
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except (msgspec.ValidationError, ValueError, AttributeError) as error:
+        raise EngineError(f"{path}: not an engine manifest ({error}).") from None
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with its size and SHA-256.
+
+    Raises:
+        EngineError: the first file that is missing, cut short or changed, or a name that leaves
+            the folder.
+    """
+    named = {c.file for c in manifest.components.values()} | {manifest.tokenizer.file}
+    named |= {manifest.bundle} if manifest.bundle else set()
+    if missing := sorted(named - set(manifest.files)):
+        raise EngineError(f"{folder / FILE_NAME}: {missing[0]} is used but has no digest.")
+    for name, file in manifest.files.items():
+        path = folder / name
+        if Path(name).name != name:
+            raise EngineError(f"{folder / FILE_NAME}: {name!r} is not a plain file name.")
+        if not path.is_file():
+            raise EngineError(f"{path}: missing from the engine. Copy the folder again.")
+        size = path.stat().st_size
+        if size != file.bytes:
+            raise EngineError(
+                f"{path}: {size} bytes, the engine was sealed with {file.bytes}."
+                " Copy the folder again."
+            )
+        if file_sha256(path) != file.sha256:
+            raise EngineError(
+                f"{path}: changed since the engine was built. Copy the folder again, or build it anew."
+            )
