@@ -18,7 +18,14 @@ Inputs = dict[str, NDArray[np.generic]]
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Save a graph with all its weights inside, or in one ``.data`` file where they pass 2 GB."""
+    """Save a graph with all its weights inside, or in one ``.data`` file where they pass 2 GB.
+
+    What exporters note about the source of each node is left out: it can be half of a small file.
+    """
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
     weights = sum(len(t.raw_data) for t in model.graph.initializer)
     onnx.save_model(
         model,

@@ -11,9 +11,12 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
+from transformers.utils.logging import disable_progress_bar
 
 from safegen.errors import ExportError
 from safegen_export.checkpoint import Checkpoint
+
+disable_progress_bar()  # type: ignore[no-untyped-call]
 
 Size = tuple[int, int, int]
 """(batch, latent height, latent width) of an example."""

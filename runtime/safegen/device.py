@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,3 +27,63 @@ def to_host(x: Any) -> NDArray[Any]:
     if hasattr(x, "get"):
         return np.asarray(x.get())
     return np.asarray(x)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One execution provider, tried."""
+
+    provider: str
+    works: bool
+    detail: str
+
+
+def probe(graph: Path) -> list[Probe]:
+    """Run a text encoder's graph on every provider that ONNX Runtime lists, and compare with the CPU.
+
+    A listed provider may lack its libraries or its device, and ONNX Runtime then falls back to the
+    CPU without an error: only what ran there counts.
+    """
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(4)
+    results: list[Probe] = []
+    expected = None
+    for provider in reversed(ort.get_available_providers()):  # the CPU comes last in the list
+        try:
+            session = ort.InferenceSession(graph, providers=[provider])
+            feed = session.get_inputs()[0]
+            length = next((d for d in feed.shape[1:] if isinstance(d, int)), 8)
+            ids = np.zeros((1, length), np.int64)
+            ran_on = session.get_providers()[0]
+            began = time.perf_counter()
+            output = session.run(None, {feed.name: ids})[0]
+            milliseconds = (time.perf_counter() - began) * 1000
+        except Exception as error:  # every provider has exceptions of its own
+            results.append(Probe(provider, False, str(error).splitlines()[0][:200]))
+            continue
+        expected = output if expected is None else expected
+        if ran_on != provider:
+            results.append(Probe(provider, False, f"its libraries do not load; {ran_on} ran instead"))
+        elif not np.allclose(output, expected, atol=1e-2):
+            results.append(Probe(provider, False, "its results differ from the CPU's"))
+        else:
+            results.append(Probe(provider, True, f"text encoder in {milliseconds:.1f} ms"))
+    return results
+
+
+def machine() -> dict[str, str]:
+    """Facts about this machine, for people."""
+    import onnxruntime as ort
+
+    import safegen
+
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return {
+        "safegen": safegen.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "memory": f"{pages / 2**30:.1f} GiB" if pages else "unknown",
+        "onnxruntime": ort.__version__,
+    }

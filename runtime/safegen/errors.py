@@ -17,6 +17,10 @@ class BundleError(SafegenError):
     """A negation bundle that is missing, changed, or made for another autoencoder."""
 
 
+class GuardError(SafegenError):
+    """A guard that the engine does not allow, or that has no bundle to guard with."""
+
+
 class ImageError(SafegenError):
     """An image file that cannot be read."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from safegen import guard, noise
 from safegen.calibration import density_curves, thresholds
-from safegen.errors import UsageError
+from safegen.errors import GuardError, UsageError
 from safegen.guard import Bank, Evidence
 from safegen.solver import Row, Table
 
@@ -150,12 +150,13 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
         table: the plan that the guard will run in.
 
     Raises:
-        UsageError: a guard that needs a bundle has none, or the solver gives the guard no meaning.
+        GuardError: a guard that needs a bundle has none.
+        UsageError: the solver gives the guard no meaning.
     """
     if isinstance(settings, Off):
         return lambda x, x0, i, draw: (x, x0, None)
     if bundle is None or bank is None:
-        raise UsageError(f"the guard {settings.mode} needs a negation bundle.")
+        raise GuardError(f"the guard {settings.mode} needs a negation bundle.")
     if isinstance(settings, Ratio):
         return _open_ratio(settings, bundle, bank, table)
     if isinstance(settings, Paper):

@@ -20,6 +20,8 @@ class Step(NamedTuple):
     """The state after one step."""
 
     index: int
+    count: int
+    """How many steps there are."""
     row: Row
     x: Array
     """(B, C, H, W) the next latents."""
@@ -58,4 +60,4 @@ def denoise(
         if row.d:
             x = x + row.d * draw(i, stream=0)
         x0_prev = x0
-        yield Step(i, row, x, x0, evidence)
+        yield Step(i, len(table), row, x, x0, evidence)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from safegen.bundle import Bundle, read_bundle
 from safegen.engine import Engine
-from safegen.errors import BundleError, UsageError
+from safegen.errors import BundleError, GuardError, UsageError
 from safegen.guard import Bank
 from safegen.guard_settings import Settings, open_guard, parse_guard
 from safegen.guidance import guided
@@ -134,7 +134,7 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         guard: str | Settings | None = None,
         batch_size: int = 4,
-        on_step: Callable[[int, Step], None] | None = None,
+        on_step: Callable[[Step], None] | None = None,
     ) -> list[Picture]:
         """Draw.
 
@@ -149,13 +149,14 @@ class Pipeline:
             size: (width, height) in pixels; None is the engine's default.
             guard: ``ratio``, ``official:nudity``, … or settings; None is the bundle's own.
             batch_size: pictures drawn at a time.
-            on_step: called with the index of the batch's first picture and its state.
+            on_step: called after each step of each batch.
 
         Returns:
             ``n`` pictures for the first prompt, then ``n`` for the next.
 
         Raises:
-            UsageError: a value outside its range, or a guard that the engine does not allow.
+            UsageError: a value outside its range.
+            GuardError: the engine does not allow the guard, or it has no bundle.
             BundleError: the bundle is for another size.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -166,8 +167,7 @@ class Pipeline:
         todo = [(text, seed + i) for text in prompts for i in range(n)]
         pictures: list[Picture] = []
         for start in range(0, len(todo), batch_size):
-            step = (lambda s, start=start: on_step(start, s)) if on_step else None
-            pictures += self._draw(job, todo[start : start + batch_size], step)
+            pictures += self._draw(job, todo[start : start + batch_size], on_step)
         return pictures
 
     def _job(
@@ -190,15 +190,16 @@ class Pipeline:
         return _Job(table, settings, named, scale, width, height, negative_prompt)
 
     def _guard_settings(self, guard: str | Settings | None) -> Settings:
-        if guard is None and self.bundle is None:
-            raise UsageError("no bundle is open; to draw without a guard say so with guard 'off'.")
-        assert guard is not None or self.bundle is not None
-        chosen = parse_guard(guard) if isinstance(guard, str) else guard
-        settings = chosen if chosen is not None else self.bundle.info.guard  # type: ignore[union-attr]
+        if guard is not None:
+            settings = parse_guard(guard) if isinstance(guard, str) else guard
+        elif self.bundle is not None:
+            settings = self.bundle.info.guard
+        else:
+            raise GuardError("no bundle is open; to draw without a guard say so with guard 'off'.")
         allowed = self.engine.manifest.guards
         if settings.mode not in allowed:
             how = " It was not built with --allow-unguarded." if settings.mode == "off" else ""
-            raise UsageError(
+            raise GuardError(
                 f"this engine does not allow the guard {settings.mode!r}; it allows"
                 f" {', '.join(allowed)}.{how}"
             )

@@ -52,7 +52,7 @@ class NoiseSchedule:
     @property
     def noise_levels(self) -> Array:
         """(T,) sigma_t / alpha_t, finite: a terminal SNR of zero counts as alphas_cumprod 2^-24."""
-        alphas_cumprod = np.maximum(self.alphas_cumprod, _ALMOST_ZERO)
+        alphas_cumprod = np.where(self.alphas_cumprod == 0, _ALMOST_ZERO, self.alphas_cumprod)
         return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
 
     def timestep_of(self, noise_level: Array) -> Array:

@@ -125,20 +125,11 @@ def _exploding(schedule: NoiseSchedule, timestep: float, abcd: tuple[float, floa
     return Row(timestep, scale, scale * x0_x, x0_out, *abcd, 1.0, level)
 
 
-def _ancestors(schedule: NoiseSchedule, timesteps: Array) -> tuple[Array, Array]:
-    """alphas_cumprod at each timestep and at the one that its step leads to."""
-    stride = schedule.num_train_timesteps // len(timesteps)
-    before = timesteps.astype(int) - stride
-    final = 1.0 if schedule.set_alpha_to_one else schedule.alphas_cumprod[0]
-    previous = np.where(before >= 0, schedule.alphas_cumprod[np.maximum(before, 0)], final)
-    return schedule.alphas_cumprod[timesteps.astype(int)], previous
-
-
 def _ddpm(schedule: NoiseSchedule, solver: Solver, steps: int) -> Table:
     timesteps = np.round(_spaced(schedule, solver, steps))
+    levels = np.append(schedule.alphas_cumprod[timesteps.astype(int)], 1.0)
     rows = []
-    for t, now, before in zip(timesteps, *_ancestors(schedule, timesteps), strict=True):
-        before = before if t >= schedule.num_train_timesteps // steps else 1.0
+    for t, now, before in zip(timesteps, levels[:-1], levels[1:], strict=True):
         step_alpha, variance = now / before, (1 - before) / (1 - now) * (1 - now / before)
         a = np.sqrt(step_alpha) * (1 - before) / (1 - now)
         b = np.sqrt(before) * (1 - step_alpha) / (1 - now)
@@ -148,9 +139,14 @@ def _ddpm(schedule: NoiseSchedule, solver: Solver, steps: int) -> Table:
 
 
 def _ddim(schedule: NoiseSchedule, solver: Solver, steps: int) -> Table:
-    timesteps = np.round(_spaced(schedule, solver, steps))
+    timesteps = np.round(_spaced(schedule, solver, steps)).astype(int)
+    now_levels = schedule.alphas_cumprod[timesteps]
+    # DDIM steps by a fixed stride, whatever the spacing
+    before = timesteps - schedule.num_train_timesteps // steps
+    final = 1.0 if schedule.set_alpha_to_one else schedule.alphas_cumprod[0]
+    before_levels = np.where(before >= 0, schedule.alphas_cumprod[np.maximum(before, 0)], final)
     rows = []
-    for t, now, before in zip(timesteps, *_ancestors(schedule, timesteps), strict=True):
+    for t, now, before in zip(timesteps, now_levels, before_levels, strict=True):
         d = solver.eta * np.sqrt((1 - before) / (1 - now) * (1 - now / before))
         a = np.sqrt(1 - before - d**2) / np.sqrt(1 - now)
         b = np.sqrt(before) - a * np.sqrt(now)

@@ -1,0 +1,121 @@
+"""``safegen build-engine``: a checkpoint to a sealed engine folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from safegen.errors import ExportError, SafegenError, UsageError
+
+from safegen_cli.console import Json, answer, bar, mib, say
+
+
+def build_engine(
+    checkpoint: Annotated[Path, typer.Argument(help="A diffusers folder, or an ONNX folder as optimum writes it.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The engine folder to write.")],
+    target: Annotated[str, typer.Option(help="What it runs on: cpu.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    clip_skip: Annotated[int, typer.Option(min=0, help="Layers of the text encoder to leave out at its end.")] = 0,
+    bundle: Annotated[Optional[Path], typer.Option("-b", "--bundle", help="A default negation bundle to put into the engine.")] = None,
+    guards: Annotated[Optional[str], typer.Option(help="Guards the engine allows, with commas; all if left out.")] = None,
+    allow_unguarded: Annotated[bool, typer.Option("--allow-unguarded", help="Let the engine draw without a guard, for measuring.")] = False,
+    name: Annotated[Optional[str], typer.Option(help="The engine's name; the checkpoint's if left out.")] = None,
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Default steps.")] = None,
+    guidance_scale: Annotated[Optional[float], typer.Option(min=0.0, help="Default guidance scale.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Build a sealed engine from a checkpoint.
+
+    Example: safegen build-engine stable-diffusion-v1-5/ --target cpu -o engine/
+    """
+    from safegen_engines import build as engines
+    from safegen_engines.target import find_target
+
+    find_target(target, precision)
+    options = engines.Options(
+        target=target, precision=precision, clip_skip=clip_skip, allow_unguarded=allow_unguarded,
+        guards=_guards(guards), name=name, steps=steps, guidance_scale=guidance_scale,
+        bundle=str(bundle) if bundle else None,
+    )  # fmt: skip
+    if not checkpoint.is_dir():
+        raise ExportError(f"{checkpoint}: no such folder.")
+    if engines.up_to_date(checkpoint, out, options):
+        _finish(out, as_json, [], "is up to date: built from exactly this before")
+        return
+    built: list[dict[str, Any]] = []
+    with bar("components") as progress:
+        source = _onnx_folder(checkpoint, engines.prepare(out), clip_skip, progress)
+        task = progress.add_task("building", total=4, note="")
+
+        def report(part: engines.Built) -> None:
+            progress.update(task, advance=1, note=part.name)
+            check = part.parity
+            how = "optimized offline" if part.optimized else "plain graph"
+            say(f"  built {part.name:13} {part.seconds:7.1f} s {mib(part.bytes):>11}  max abs error"
+                f" {check.max_abs:.1e}, relative {check.max_rel:.1e} against {check.reference}"
+                f" (at most {check.tolerance:.0e}), {how}")  # fmt: skip
+            built.append({"component": part.name, "seconds": part.seconds, "bytes": part.bytes,
+                          "max_abs": check.max_abs, "max_rel": check.max_rel})  # fmt: skip
+
+        engines.build(checkpoint, source, out, options, report)
+    _finish(out, as_json, built, "is sealed")
+
+
+def _guards(text: str | None) -> tuple[str, ...]:
+    from safegen.guard_settings import GUARDS
+
+    names = tuple(n.strip() for n in text.split(",")) if text is not None else GUARDS
+    for wrong in (n for n in names if n not in GUARDS):
+        raise UsageError(f"guard is {wrong!r}; known are {', '.join(GUARDS)}.")
+    return names
+
+
+def _onnx_folder(checkpoint: Path, work: Path, clip_skip: int, progress: Any) -> Path:
+    """The graphs of a checkpoint: its own, or exported through torch."""
+    from safegen_engines.source import is_onnx_folder
+
+    if is_onnx_folder(checkpoint):
+        if clip_skip:
+            raise UsageError("clip_skip is set when the text encoder is exported; this is ONNX already.")
+        return checkpoint
+    try:
+        from safegen_export.checkpoint import open_checkpoint
+
+        opened = open_checkpoint(checkpoint)
+        from safegen_export.onnx import export
+    except ImportError as error:
+        raise ExportError(
+            f"a torch checkpoint needs the extra 'export' ({error}): pip install 'safegen[export]'."
+        ) from None
+    task = progress.add_task("exporting", total=4, note="")
+
+    def report(name: str, seconds: float, size: int) -> None:
+        progress.update(task, advance=1, note=name)
+        when = f"{seconds:7.1f} s" if seconds else "  kept   "
+        say(f"  exported {name:13} {when} {mib(size):>11}")
+
+    try:
+        export(opened, work / "onnx", clip_skip=clip_skip, report=report)
+    except SafegenError:
+        if not any((work / "onnx").glob("*/done.txt")):
+            shutil.rmtree(work / "onnx", ignore_errors=True)
+        raise
+    return work / "onnx"
+
+
+def _finish(out: Path, as_json: bool, built: list[dict[str, Any]], what: str) -> None:
+    from safegen.manifest import read_manifest
+
+    manifest = read_manifest(out)
+    if as_json:
+        answer({"engine": str(out), "digest": manifest.digest, "components": built})
+        return
+    print(out)
+    size = mib(sum(f.bytes for f in manifest.files.values()))
+    say(f"  {manifest.name} {what}: {size}, digest {manifest.digest[:12]}")
+    if manifest.allow_unguarded:
+        say("  it may draw WITHOUT a guard (--allow-unguarded)")
+    elif not manifest.bundle:
+        say(f"  it draws only with a bundle: safegen freeze IMAGES -e {out} -o FILE.negation")

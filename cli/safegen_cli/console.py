@@ -1,0 +1,57 @@
+"""What every command shares: the screen, progress bars, and errors as one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+screen = Console(stderr=True, highlight=False, soft_wrap=True)
+"""People read stderr; stdout is for what a program may read: file names and JSON."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def say(text: str) -> None:
+    """One line for people."""
+    screen.print(text, markup=False)
+
+
+def answer(content: Any) -> None:
+    """JSON on stdout."""
+    print(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def bar(unit: str) -> Iterator[Progress]:
+    """A progress bar, drawn on a terminal and silent elsewhere."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+        TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        yield progress
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """``512`` or ``768x512`` to (width, height)."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    try:
+        width, height = (int(sides[0]), int(sides[-1]))
+    except ValueError:
+        width = height = 0
+    if len(sides) > 2 or width < 1 or height < 1:
+        raise typer.BadParameter(f"{text!r}: write 512 or WIDTHxHEIGHT, for example 768x512.")
+    return width, height
+
+
+def mib(count: int) -> str:
+    """Bytes in MiB."""
+    return f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,74 @@
+"""``safegen freeze``: images that must never be drawn to a negation bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from safegen_cli.console import Json, answer, bar, parse_size, say
+
+
+def freeze(
+    images: Annotated[list[str], typer.Argument(help="Folders, globs or files: PNG, JPEG, WebP.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to write, for example nudity.negation.")],
+    engine: Annotated[Optional[Path], typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
+    benign: Annotated[Optional[list[str]], typer.Option("--benign", help="Ordinary images (repeatable). Left out: the engine draws them.")] = None,
+    benign_count: Annotated[int, typer.Option(min=6, help="How many the engine draws without --benign.")] = 600,
+    name: Annotated[Optional[str], typer.Option(help="What is negated, for people; the file's name if left out.")] = None,
+    size: Annotated[Optional[str], typer.Option(help="Size of the pictures to guard: 512 or WIDTHxHEIGHT.")] = None,
+    guard: Annotated[str, typer.Option(help="The bundle's guard.")] = "ratio",
+    false_positive_rate: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open.")] = 0.01,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 8,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Freeze images into one negation bundle.
+
+    Example: safegen freeze never/ --benign ordinary/ -e engine/ -o never.negation
+    """
+    import msgspec
+    from safegen.engine import Engine
+    from safegen.guard_settings import Ratio, parse_guard
+    from safegen.pipeline import EMBEDDED
+    from safegen_engines.freeze import find_images
+    from safegen_engines.freeze import freeze as freeze_images
+
+    settings = parse_guard(guard)
+    if isinstance(settings, Ratio):
+        settings = msgspec.structs.replace(settings, false_positive_rate=false_positive_rate)
+    negation = find_images(images)
+    ordinary = find_images(benign) if benign else None
+    opened = Engine.open(engine or EMBEDDED)
+    with bar("images") as progress:
+        tasks = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total, note="")
+            progress.update(tasks[what], completed=done)
+
+        frozen = freeze_images(
+            opened, negation, out, name=name or out.stem, benign=ordinary,
+            benign_count=benign_count, size=parse_size(size), guard=settings, skip_bad=skip_bad,
+            batch_size=batch_size, report=report,
+        )  # fmt: skip
+    info = frozen.info
+    if as_json:
+        answer({"file": str(out), "digest": frozen.digest, "bad": list(frozen.bad),
+                "lookalikes_dropped": frozen.lookalikes, "held_out": frozen.held_out,
+                "info": msgspec.to_builtins(info)})  # fmt: skip
+        return
+    print(out)
+    say(f"  {info.negation_count} negation and {info.benign_count} benign images, {frozen.held_out} more"
+        f" benign ones to calibrate the gate; digest {frozen.digest[:12]}")  # fmt: skip
+    if benign is None:
+        say(f"  no --benign given: the engine drew {benign_count} pictures of no prompt;"
+            f" {frozen.lookalikes} looked like the negation set and were dropped")  # fmt: skip
+    for line in frozen.bad:
+        say(f"  skipped {line}")
+    if isinstance(settings, Ratio) and frozen.held_out + 1 < 1 / settings.false_positive_rate:
+        say(f"  warning: {frozen.held_out} held-out images cannot tell a rate of"
+            f" {settings.false_positive_rate:g}; expect up to {1 / (frozen.held_out + 1):.3f}."
+            " Give more benign images.")  # fmt: skip

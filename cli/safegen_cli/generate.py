@@ -1,0 +1,143 @@
+"""``safegen generate``: prompts to pictures."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.progress import Progress, TaskID
+from safegen.errors import UsageError
+
+from safegen_cli.console import Json, answer, bar, parse_size, say
+
+if TYPE_CHECKING:
+    from safegen.loop import Step
+    from safegen.pipeline import Picture, Pipeline
+
+
+def generate(
+    prompt: Annotated[Optional[str], typer.Argument(help="What to draw.")] = None,
+    engine: Annotated[Optional[Path], typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
+    bundle: Annotated[Optional[Path], typer.Option("-b", "--bundle", help="Negation bundle; the engine's own if left out.")] = None,
+    out: Annotated[Optional[Path], typer.Option("-o", "--out", help="A .png file, or a folder. Left out: PROMPT-SEED.png here, never over an existing file.")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures a prompt; picture i has seed + i.")] = 1,
+    prompts: Annotated[Optional[Path], typer.Option("--prompts", exists=True, dir_okay=False, help="A file with one prompt a line.")] = None,
+    negative_prompt: Annotated[str, typer.Option(help="What guidance should lead away from.")] = "",
+    seed: Annotated[Optional[int], typer.Option(min=0, help="The same seed draws the same picture; random if left out.")] = None,
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Model evaluations.")] = None,
+    solver: Annotated[Optional[str], typer.Option(help="ddim, ddpm, euler, euler-a, dpm++2m or lcm.")] = None,
+    eta: Annotated[float, typer.Option(help="DDIM's noise, 0 to 1.")] = 0.0,
+    karras: Annotated[Optional[bool], typer.Option("--karras/--no-karras", help="Karras noise levels (euler, dpm++2m).")] = None,
+    spacing: Annotated[Optional[str], typer.Option(help="leading, linspace or trailing.")] = None,
+    guidance_scale: Annotated[Optional[float], typer.Option(help="How closely to follow the prompt; 1 is not at all closer.")] = None,
+    size: Annotated[Optional[str], typer.Option(help="512 or WIDTHxHEIGHT.")] = None,
+    guard: Annotated[Optional[str], typer.Option(help="ratio, official[:PRESET], paper, spell, sgf, bank-mean, renoise-only or off; the bundle's own if left out.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.")] = 4,
+    preview: Annotated[Optional[Path], typer.Option(help="After each step write the picture foreseen to this PNG.")] = None,
+    trace: Annotated[Optional[Path], typer.Option(help="Write the guard's figures of each step to this JSON file.")] = None,
+    plot: Annotated[Optional[Path], typer.Option(help="Draw those figures to this PNG or SVG file.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Draw pictures, guarded.
+
+    Example: safegen generate "a photo of a coat" -n 4 --seed 7
+    """
+    from safegen.pipeline import Pipeline
+    from safegen.solver import Solver
+
+    texts = _prompts(prompt, prompts)
+    if out and out.suffix.lower() == ".png" and len(texts) * count > 1:
+        raise UsageError(f"{out}: one file for {len(texts) * count} pictures; give a folder with -o.")
+    pipeline = Pipeline.load(engine, bundle)
+    start = secrets.randbelow(2**32 - count) if seed is None else seed
+    plan = Solver(solver or pipeline.engine.manifest.defaults.solver, eta, karras, spacing)
+    with bar("steps") as progress:
+        watch = _Watch(progress, preview, pipeline, batch_size, len(texts) * count)
+        pictures = pipeline(
+            texts, negative_prompt=negative_prompt, n=count, seed=start, steps=steps, solver=plan,
+            guidance_scale=guidance_scale, size=parse_size(size), guard=guard,
+            batch_size=batch_size, on_step=watch,
+        )  # fmt: skip
+    files = [_save(picture, out) for picture in pictures]
+    records = [_record(file, picture) for file, picture in zip(files, pictures, strict=True)]
+    if trace:
+        steps_of = [[asdict(w) for w in p.verdict.trace] for p in pictures]
+        lines = [{**r, "trace": t} for r, t in zip(records, steps_of, strict=True)]
+        trace.write_text(json.dumps(lines, indent=1, ensure_ascii=False), "utf-8")
+    if plot:
+        from safegen_cli.plot import plot_traces
+
+        plot_traces(pictures, plot)
+    if as_json:
+        answer(records)
+    else:
+        for file, picture in zip(files, pictures, strict=True):
+            print(file)
+            say(_sentence(picture))
+
+
+def _prompts(prompt: str | None, file: Path | None) -> list[str]:
+    lines = file.read_text("utf-8").splitlines() if file else []
+    texts = ([prompt] if prompt is not None else []) + [t.strip() for t in lines if t.strip()]
+    if not texts:
+        raise UsageError("nothing to draw: give a PROMPT, or --prompts FILE with one prompt a line.")
+    return texts
+
+
+class _Watch:
+    """Moves the bar at each step and writes how often the gate has opened so far beside it."""
+
+    def __init__(self, progress: Progress, preview: Path | None, pipeline: Pipeline,
+                 batch_size: int, pictures: int) -> None:  # fmt: skip
+        self._progress, self._preview, self._pipeline = progress, preview, pipeline
+        self._batches = -(-pictures // batch_size)
+        self._task: TaskID | None = None
+        self._opened = 0
+
+    def __call__(self, step: Step) -> None:
+        if self._task is None:
+            self._task = self._progress.add_task("drawing", total=self._batches * step.count, note="")
+        if step.evidence is not None:
+            self._opened += int((step.evidence.weight > 0).sum())
+        note = f"gate opened {self._opened} times" if self._opened else "gate shut"
+        self._progress.update(self._task, advance=1, note=note)
+        if self._preview:
+            from PIL import Image
+            from safegen.image import save_png
+
+            save_png(Image.fromarray(self._pipeline.engine.decode(step.x0)[0]), self._preview,
+                     {"preview_of_step": step.index})  # fmt: skip
+
+
+def _save(picture: Picture, out: Path | None) -> Path:
+    from safegen.image import free_name
+
+    if out and out.suffix.lower() == ".png":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(out)
+        return out
+    folder = out or Path()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = free_name(folder, picture.settings["prompt"], picture.settings["seed"])
+    picture.save(path)
+    return path
+
+
+def _record(file: Path, picture: Picture) -> dict[str, Any]:
+    return {"file": str(file), **picture.metadata()}
+
+
+def _sentence(picture: Picture) -> str:
+    verdict = picture.verdict
+    if not picture.settings["guarded"]:
+        return "  DRAWN WITHOUT A GUARD (this engine was built with --allow-unguarded)"
+    if verdict.strongest_evidence is None:
+        return f"  guard {verdict.guard}: did not look at any step"
+    return (
+        f"  guard {verdict.guard}: gate opened at {verdict.opened} of {verdict.steps} steps, strongest"
+        f" evidence {verdict.strongest_evidence:+.2f}, nearest reference {verdict.nearest_reference}"
+    )

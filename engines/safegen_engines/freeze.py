@@ -1,0 +1,226 @@
+"""Images that must never be drawn to one negation bundle, through an engine's VAE encoder."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safegen.bundle import BundleInfo, write_bundle
+from safegen.calibration import calibrate
+from safegen.engine import Engine
+from safegen.errors import ImageError, UsageError
+from safegen.guard import Bank, log_kernel, logsumexp
+from safegen.guard_settings import Off, Ratio, Settings, open_guard
+from safegen.guidance import guided
+from safegen.image import SUFFIXES, read_rgb
+from safegen.loop import denoise, first_latents
+from safegen.seal import file_sha256
+from safegen.solver import Row, Solver, plan
+
+HELD_OUT_EVERY = 3
+"""Of the benign images every third is kept out of the bank, to calibrate the gate."""
+JUDGED = 512
+"""At most so many negation images are judged by the others in the calibration."""
+DRAWN_STEPS = 20
+
+Report = Callable[[str, int, int], None]
+"""(what, done, of how many)."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What became of a freeze."""
+
+    digest: str
+    info: BundleInfo
+    bad: tuple[str, ...]
+    """Unreadable images that were left out, one line each."""
+    lookalikes: int
+    """Pictures drawn for the benign side and dropped, since they look like the negation set."""
+    held_out: int
+    """Benign latents that calibrate the gate."""
+
+
+def find_images(sources: Iterable[str]) -> list[Path]:
+    """Folders (with all below them), globs and files to image files, in a fixed order.
+
+    Raises:
+        UsageError: a source without any image.
+    """
+    found: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            here = [f for f in sorted(path.rglob("*")) if f.suffix.lower() in SUFFIXES]
+        elif path.is_file():
+            here = [path]
+        else:
+            here = [Path(f) for f in sorted(glob.glob(source, recursive=True)) if Path(f).is_file()]
+        if not here:
+            raise UsageError(f"{source}: no images here; {', '.join(SUFFIXES)} are read.")
+        found += here
+    return list(dict.fromkeys(found))
+
+
+def freeze(
+    engine: Engine,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    name: str,
+    benign: Sequence[Path] | None = None,
+    benign_count: int = 600,
+    size: tuple[int, int] | None = None,
+    guard: Settings = Ratio(),
+    skip_bad: bool = False,
+    batch_size: int = 8,
+    report: Report = lambda what, done, total: None,
+) -> Frozen:
+    """Freeze a bundle.
+
+    Args:
+        engine: its encoder makes the latents, and the bundle fits engines of the same autoencoder.
+        images: what must never be drawn; at least 2.
+        out: the ``.negation`` file.
+        name: what is negated, for people.
+        benign: ordinary images; None draws ``benign_count`` from the engine, of no prompt.
+        benign_count: how many to draw.
+        size: (width, height) of the pictures to guard; None is the engine's default.
+        guard: the bundle's default guard.
+        skip_bad: leave out unreadable images instead of stopping.
+        batch_size: images encoded at a time.
+        report: progress.
+
+    Raises:
+        ImageError: unreadable images, all named.
+        UsageError: too few images.
+    """
+    defaults = engine.manifest.defaults
+    size = size or (defaults.width, defaults.height)
+    negation, bad = _encode(engine, images, size, "negation images", skip_bad, batch_size, report)
+    lookalikes = 0
+    if benign is None:
+        drawn = _draw(engine, benign_count, size, batch_size, report)
+        ordinary = drop_lookalikes(drawn, negation)
+        lookalikes = len(drawn) - len(ordinary)
+    else:
+        ordinary, bad_benign = _encode(
+            engine, benign, size, "benign images", skip_bad, batch_size, report
+        )
+        bad += bad_benign
+    if len(negation) < 2 or len(ordinary) < 2 * HELD_OUT_EVERY:
+        raise UsageError(
+            f"{len(negation)} negation and {len(ordinary)} benign images are too few; at least 2 and"
+            f" {2 * HELD_OUT_EVERY} are needed, and some hundred of each do better."
+        )
+    held_out = np.arange(len(ordinary)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    bank, rows = _bank(negation, ordinary[~held_out]), np.arange(len(negation))
+    rows = rows[:: max(1, math.ceil(len(rows) / JUDGED))]
+    report("calibration", 0, 1)
+    calibration = calibrate(
+        bank, ordinary[held_out].astype(np.float32), negation[rows].astype(np.float32), rows, tau=1.0
+    )
+    report("calibration", 1, 1)
+    info = BundleInfo(
+        name=name,
+        latent_space=engine.manifest.latent_space.id,
+        latent_shape=engine.latent_shape(*size),
+        image_size=size,
+        negation_count=len(negation),
+        benign_count=int((~held_out).sum()),
+        benign_source="images" if benign is not None else "drawn by the engine",
+        source_digest=_digest([*images, *(benign or [])], bad),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        guard=guard,
+    )
+    digest = write_bundle(out, info, negation, ordinary[~held_out], calibration)
+    return Frozen(digest, info, tuple(bad), lookalikes, int(held_out.sum()))
+
+
+def _encode(
+    engine: Engine, paths: Sequence[Path], size: tuple[int, int], what: str, skip_bad: bool,
+    batch_size: int, report: Report,
+) -> tuple[NDArray[np.float16], list[str]]:  # fmt: skip
+    """Latents (N, C, H', W') of the readable images, and one line for each of the others."""
+    bad: list[str] = []
+    latents = np.empty((len(paths), *engine.latent_shape(*size)), np.float16)
+    count = 0
+    for done, pixels in _read_batches(paths, size, batch_size, bad):
+        if pixels:
+            encoded = engine.encode_images(np.stack(pixels))
+            latents[count : count + len(encoded)] = encoded
+            count += len(encoded)
+        report(what, done, len(paths))
+    if bad and not skip_bad:
+        raise ImageError(
+            f"{len(bad)} of {len(paths)} images cannot be read: {'; '.join(bad[:20])}"
+            f"{'; …' if len(bad) > 20 else ''}. Remove them, or pass --skip-bad."
+        )
+    return latents[:count], bad
+
+
+def _read_batches(
+    paths: Sequence[Path], size: tuple[int, int], batch_size: int, bad: list[str]
+) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
+    for start in range(0, len(paths), batch_size):
+        chunk, pixels = paths[start : start + batch_size], []
+        for path in chunk:
+            try:
+                pixels.append(read_rgb(path, *size))
+            except ImageError as error:
+                bad.append(str(error))
+        yield start + len(chunk), pixels
+
+
+def _draw(
+    engine: Engine, count: int, size: tuple[int, int], batch_size: int, report: Report
+) -> NDArray[np.float16]:
+    """Latents of pictures of no prompt, drawn without a guard and never decoded."""
+    table = plan(engine.schedule, Solver("ddim"), DRAWN_STEPS)
+    nothing = engine.encode_prompts([""])
+    parts: list[Any] = []
+    for start in range(0, count, batch_size):
+        seeds = range(start, min(start + batch_size, count))
+        states = np.repeat(nothing, len(seeds), axis=0)
+        model = guided(engine.predict, states, states, 1.0)
+        x = first_latents(table, seeds, engine.latent_shape(*size), np)
+        for step in denoise(model, x, table, open_guard(Off(), None, None, table), seeds):
+            x = step.x
+        parts.append(x.astype(np.float16))
+        report("drawing benign pictures", seeds[-1] + 1, count)
+    return np.concatenate(parts)
+
+
+def drop_lookalikes(drawn: NDArray[np.float16], negation: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Keep the drawn latents that the other drawn ones explain better than the negation bank does.
+
+    A model draws the negated things too; left among the benign they would vouch for themselves.
+    """
+    bank = _bank(negation, drawn)
+    row = Row(0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, math.sqrt(0.5), math.sqrt(0.5))
+    x = drawn.astype(np.float32) * row.alpha
+    own = log_kernel(x, bank.benign, bank.benign_sq, row)
+    np.fill_diagonal(own, -np.inf)
+    ordinary = logsumexp(own) - math.log(len(drawn) - 1)
+    unsafe = logsumexp(log_kernel(x, bank.refs, bank.refs_sq, row)) - math.log(len(negation))
+    return drawn[unsafe <= ordinary]
+
+
+def _bank(negation: NDArray[np.float16], benign: NDArray[np.float16]) -> Bank:
+    refs, ordinary = (x.reshape(len(x), -1).astype(np.float32) for x in (negation, benign))
+    return Bank(refs, (refs * refs).sum(axis=1), ordinary, (ordinary * ordinary).sum(axis=1))
+
+
+def _digest(paths: Sequence[Path], bad: Sequence[str]) -> str:
+    """SHA-256 over the digests of the images that went in, in order."""
+    skipped = {line.split(": ")[0] for line in bad}
+    used = (p for p in paths if str(p) not in skipped)
+    return hashlib.sha256("\n".join(file_sha256(p) for p in used).encode()).hexdigest()

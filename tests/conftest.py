@@ -1,0 +1,62 @@
+"""What several tests need: tiny engines, built once a run, and images on disk."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Path:
+    """The engine folder that ships in the wheel."""
+    return tiny.EMBEDDED
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny diffusers checkpoint."""
+    return tiny.write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def onnx_folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint as ONNX graphs with references."""
+    from safegen_export.checkpoint import open_checkpoint
+    from safegen_export.onnx import export
+
+    out = tmp_path_factory.mktemp("onnx") / "tiny"
+    export(open_checkpoint(checkpoint), out, clip_skip=0, report=lambda *figures: None)
+    return out
+
+
+@pytest.fixture(scope="session")
+def engines(onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Engines of the tiny checkpoint by prediction type, allowed to draw without a guard."""
+    from safegen_engines import build
+
+    folder = tmp_path_factory.mktemp("engines")
+    found = {}
+    for prediction in ("epsilon", "v_prediction"):
+        source = tiny.with_prediction(onnx_folder, prediction, folder / f"{prediction}-onnx")
+        options = build.Options(allow_unguarded=True)
+        build.build(source, source, folder / prediction, options, lambda part: None)
+        found[prediction] = folder / prediction
+    return found
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """Twelve small pictures of noise."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (40, 30, 3), np.uint8)).save(folder / f"{i:02}.png")
+    return folder
