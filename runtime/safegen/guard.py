@@ -156,27 +156,29 @@ def unit_pixels(rows: Array, channels: int) -> Array:
     return xp.reshape(pixels / xp.where(norm > 0, norm, xp.ones_like(norm)), rows.shape)
 
 
-def official_log_kernel(x0: Array, units: Array, bandwidth: float, *, unit_x0: bool) -> Array:
+def official_log_kernel(
+    x0: Array, units: Array, units_sq: Array, bandwidth: float, *, unit_x0: bool
+) -> Array:
     """-||x0 - r_n|| / (2 s^2), the distance not squared, r_n with unit pixels: (B, N)."""
     xp = array_namespace(x0)
     seen = xp.reshape(unit_pixels(flat(x0), x0.shape[1]), x0.shape) if unit_x0 else x0
-    units_sq = xp.sum(units * units, axis=-1)
     return xp.sqrt(squared_distances(seen, units, units_sq)) * (-0.5 / bandwidth**2)
 
 
 def official(
-    x: Array, x0: Array, row: Row, units: Array, z: Array, *,
+    x: Array, x0: Array, row: Row, units: Array, units_sq: Array, z: Array, *,
     bandwidth: float, scale: float, threshold: float, unit_x0: bool,
 ) -> tuple[Array, Array, Evidence]:  # fmt: skip
     """The released program's step: x0' = x0 - scale E_unsafe, fresh noise, and the old eps.
 
     Args:
         units: (N, D) references with unit pixels.
+        units_sq: (N,) their squared norms.
         z: (B, C, H, W) fresh standard normal noise.
         threshold: the gate opens where den = sum_n w_n + 1e-8 exceeds it; -inf is always open.
     """
     xp = array_namespace(x)
-    kernels = official_log_kernel(x0, units, bandwidth, unit_x0=unit_x0)
+    kernels = official_log_kernel(x0, units, units_sq, bandwidth, unit_x0=unit_x0)
     den = xp.exp(logsumexp(kernels)) + 1e-8
     # den's 1e-8 shrinks E_unsafe where every kernel is tiny
     unsafe = mean_of_refs(softmax(kernels) * ((den - 1e-8) / den)[:, None], units, x0)

@@ -201,18 +201,20 @@ def _open_official(
 ) -> OpenGuard:
     _refuse_renoise(settings.mode, table)
     if isinstance(settings, RenoiseOnly):
-        settings, mode = Official(scale=0.0, gate=False, t_min=settings.t_min), settings.mode
+        settings = Official(scale=0.0, gate=False, t_min=settings.t_min)
     units = guard.unit_pixels(bank.refs, bundle.info.latent_shape[0])
+    units_sq = (units**2).sum(axis=1)
     threshold = -np.inf
     if settings.gate:
-        threshold = _lowest_den(units, bundle, table.rows[-1], settings) - settings.margin
+        den = _lowest_den(units, units_sq, bundle.info.latent_shape, table.rows[-1], settings)
+        threshold = den - settings.margin
 
     def run(x: Array, x0: Array, i: int, draw: Draw) -> tuple[Array, Array, Evidence | None]:
         early = i < settings.first_steps if settings.first_steps is not None else None
         if not (table.rows[i].timestep >= settings.t_min if early is None else early):
             return x, x0, None
         return guard.official(
-            x, x0, table.rows[i], units, draw(i), bandwidth=settings.bandwidth,
+            x, x0, table.rows[i], units, units_sq, draw(i), bandwidth=settings.bandwidth,
             scale=settings.scale, threshold=float(threshold), unit_x0=settings.unit_x0,
         )  # fmt: skip
 
@@ -227,13 +229,17 @@ def _refuse_renoise(mode: str, table: Table) -> None:
         raise UsageError(f"the guard {mode} divides by alpha, 0 at zero terminal SNR; use leading.")
 
 
-def _lowest_den(units: Array, bundle: Bundle, last: Row, settings: Official) -> float:
+def _lowest_den(
+    units: Array, units_sq: Array, latent_shape: tuple[int, int, int], last: Row, settings: Official
+) -> float:
     """The released program's calibration: den of the noised references at the last timestep."""
-    shape = (len(bundle.negation), *bundle.info.latent_shape)
+    shape = (len(units), *latent_shape)
     scale = 1 / np.hypot(last.alpha, last.sigma)
     z = guard.array_namespace(units).asarray(noise.normal(0, 0, shape, stream=3))
     x = last.alpha * scale * units.reshape(shape) + last.sigma * scale * z
-    kernels = guard.official_log_kernel(x, units, settings.bandwidth, unit_x0=settings.unit_x0)
+    kernels = guard.official_log_kernel(
+        x, units, units_sq, settings.bandwidth, unit_x0=settings.unit_x0
+    )
     return float((np.exp(guard.logsumexp(kernels)) + 1e-8).min())
 
 

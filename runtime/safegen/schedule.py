@@ -71,6 +71,7 @@ def read_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     spacing = str(config.get("timestep_spacing", _SPACING.get(_class_name(config), "leading")))
     _expect("prediction_type", prediction, PREDICTIONS)
     _expect("timestep_spacing", spacing, SPACINGS)
+    _expect("variance_type", str(config.get("variance_type") or "fixed_small"), ("fixed_small",))
     if config.get("thresholding"):
         raise EngineError("scheduler_config.json: thresholding is for pixel models; set it to false.")
     if config.get("clip_sample", _class_name(config) in ("DDPM", "DDIM")):

@@ -1,0 +1,265 @@
+"""The guards against their formulas, written out in float64 with nothing clever.
+
+If these fail, the product steers away from something else than what its users froze.
+"""
+
+import math
+import tracemalloc
+
+import array_api_strict
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safegen import guard
+from safegen.guard import Bank
+from safegen.solver import Row
+
+SHAPE = (3, 4, 6, 6)
+D = 4 * 6 * 6
+RELATIVE = 2e-4
+"""float32 products of 144 numbers round at about 1e-6; exp of differences of hundreds multiplies that."""
+
+
+def make_row(alpha: float = 0.6, sigma: float = 0.8) -> Row:
+    return Row(500.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, alpha, sigma)
+
+
+def make_bank(n: int = 7, m: int = 9, seed: int = 0, d: int = D) -> Bank:
+    rng = np.random.default_rng(seed)
+    refs, benign = (rng.standard_normal((k, d)).astype(np.float32) for k in (n, m))
+    return Bank(refs, (refs**2).sum(1), benign, (benign**2).sum(1))
+
+
+def make_pair(seed: int = 1, near: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x, x0 = (rng.standard_normal(SHAPE).astype(np.float32) for _ in range(2))
+    if near is not None:
+        x0 = (near.reshape(1, *SHAPE[1:]) + 0.1 * x0).astype(np.float32)
+        x = (0.6 * x0 + 0.8 * x).astype(np.float32)
+    return x, x0
+
+
+def close(found, expected) -> None:
+    scale = np.abs(expected).max() + 1e-12
+    assert np.abs(np.asarray(found, np.float64) - expected).max() / scale < RELATIVE
+
+
+def forward_kernels(x: np.ndarray, refs: np.ndarray, row: Row, tau: float) -> np.ndarray:
+    gaps = x.reshape(len(x), 1, -1).astype(np.float64) - row.alpha * refs[None].astype(np.float64)
+    return -(gaps**2).sum(-1) / (2 * tau * row.sigma**2)
+
+
+def log_mean_exp(values: np.ndarray) -> np.ndarray:
+    top = values.max(-1, keepdims=True)
+    return (np.log(np.exp(values - top).mean(-1, keepdims=True)) + top)[..., 0]
+
+
+@pytest.mark.parametrize("tau", [1.0, 8.0])
+def test_ratio_is_the_theorem(tau: float) -> None:
+    bank, row = make_bank(), make_row()
+    x, x0 = make_pair(near=bank.refs[3])
+    unsafe, benign = (forward_kernels(x, r, row, tau) for r in (bank.refs, bank.benign))
+    value = log_mean_exp(unsafe) - log_mean_exp(benign)
+    weights = np.exp(unsafe - unsafe.max(-1, keepdims=True))
+    mean = (weights / weights.sum(-1, keepdims=True)) @ bank.refs.astype(np.float64)
+    w = np.minimum(0.5 * np.exp(np.minimum(value, 50)), 3.0)
+    expected = x0 + w[:, None, None, None] * (x0 - mean.reshape(x0.shape))
+    new_x, new_x0, evidence = guard.ratio(x, x0, row, bank, threshold=0.0, tau=tau, eta=0.5, w_max=3.0)
+    assert (value > 0).all()
+    close(evidence.value, value)
+    close(evidence.weight, w)
+    close(new_x0, expected)
+    assert evidence.nearest.tolist() == unsafe.argmax(-1).tolist()
+    assert new_x is x
+
+
+def test_ratio_leaves_alone_what_stays_below_its_threshold() -> None:
+    bank = make_bank()
+    x, x0 = make_pair(near=bank.benign[2])
+    _, new_x0, evidence = guard.ratio(x, x0, make_row(), bank, threshold=0.0, tau=1.0, eta=1.0, w_max=3.0)
+    assert (evidence.value < 0).all()
+    assert (new_x0 == x0).all()
+
+
+def test_paper_keeps_the_numerator_alone() -> None:
+    bank, row = make_bank(), make_row()
+    x, x0 = make_pair(near=bank.refs[3])
+    kernels = forward_kernels(x, bank.refs, row, 1.0)
+    log_beta = log_mean_exp(kernels)
+    weights = np.exp(kernels - kernels.max(-1, keepdims=True))
+    mean = (weights / weights.sum(-1, keepdims=True)) @ bank.refs.astype(np.float64)
+    usual, threshold = float(np.median(log_beta)), float(np.sort(log_beta)[0] + 1e-3)
+    w = np.where(log_beta > threshold, np.minimum(np.exp(log_beta - usual), 3.0), 0.0)
+    expected = x0 + w[:, None, None, None] * (x0 - mean.reshape(x0.shape))
+    _, new_x0, evidence = guard.paper(
+        x, x0, row, bank, threshold=threshold, usual=usual, eta=1.0, w_max=3.0
+    )
+    close(new_x0, expected)
+    assert (np.asarray(evidence.weight) > 0).tolist() == (log_beta > threshold).tolist()
+
+
+@pytest.mark.parametrize("unit_x0", [False, True])
+def test_official_is_the_released_step(unit_x0: bool) -> None:
+    bank, row = make_bank(), make_row()
+    x, x0 = make_pair(near=bank.refs[3])
+    z = np.random.default_rng(5).standard_normal(SHAPE).astype(np.float32)
+
+    def unit(rows: np.ndarray) -> np.ndarray:
+        pixels = rows.reshape(len(rows), 4, -1).astype(np.float64)
+        return (pixels / np.linalg.norm(pixels, axis=1, keepdims=True)).reshape(len(rows), -1)
+
+    refs = unit(bank.refs)
+    assert np.allclose((refs**2).sum(1), 36)  # ||r_n||^2 = H W
+    seen = unit(x0.reshape(3, -1)) if unit_x0 else x0.reshape(3, -1).astype(np.float64)
+    w = np.exp(-np.linalg.norm(seen[:, None] - refs[None], axis=-1) / (2 * 3.15**2))
+    den = w.sum(-1) + 1e-8
+    threshold = float(np.sort(den)[0] + 1e-4)
+    moved = x0 - 0.33 * ((w @ refs) / den[:, None]).reshape(x0.shape)
+    moved = np.where((den > threshold)[:, None, None, None], moved, x0)
+    eps = (x - row.alpha * x0.astype(np.float64)) / row.sigma
+    noised = row.alpha * moved + row.sigma * z
+    new_x, new_x0, evidence = guard.official(
+        x, x0, row, *units_of(bank), z, bandwidth=3.15, scale=0.33,
+        threshold=threshold, unit_x0=unit_x0,
+    )  # fmt: skip
+    close(new_x, noised)
+    close(new_x0, (noised - row.sigma * eps) / row.alpha)
+    close(evidence.value, den - threshold)
+
+
+def test_official_survives_a_zero_pixel() -> None:
+    rows = np.zeros((2, 16), np.float32)
+    assert np.isfinite(guard.unit_pixels(rows, 4)).all()
+
+
+def test_spell_pushes_out_of_each_ball() -> None:
+    bank = make_bank()
+    x, x0 = make_pair(near=bank.refs[3])
+    gaps = x0.reshape(3, 1, -1).astype(np.float64) - bank.refs[None]
+    inside = np.maximum(9.0 / np.linalg.norm(gaps, axis=-1) - 1, 0)
+    expected = x0 + 1.6 * (inside[..., None] * gaps).sum(1).reshape(x0.shape)
+    _, new_x0, evidence = guard.spell(x, x0, bank, radius=9.0, overcompensation=1.6)
+    close(new_x0, expected)
+    assert evidence.nearest.tolist() == [3, 3, 3]
+    assert (np.asarray(evidence.value) > 0).all()
+
+
+def test_sgf_follows_the_gradient_of_a_kernel_density() -> None:
+    bank = make_bank()
+    x, x0 = make_pair(near=bank.refs[3])
+    gamma, step, h = 0.05, 2.0, 1e-5
+
+    def density(point: np.ndarray) -> float:
+        return float(np.exp(-gamma * ((point - bank.refs.astype(np.float64)) ** 2).sum(-1)).mean())
+
+    point = x0[0].ravel().astype(np.float64)
+    gradient = np.array([(density(point + h * e) - density(point - h * e)) / (2 * h) for e in np.eye(D)])
+    _, new_x0, _ = guard.sgf(x, x0, bank, gamma=gamma, step=step)
+    close(np.asarray(new_x0)[0].ravel() - point, -step * gradient)
+
+
+def test_bank_mean_is_the_same_push_for_all() -> None:
+    bank = make_bank()
+    x, x0 = make_pair()
+    _, new_x0, _ = guard.bank_mean(x, x0, bank, scale=0.3)
+    close(new_x0, x0 - 0.3 * bank.refs.astype(np.float64).mean(0).reshape(1, *SHAPE[1:]))
+
+
+def units_of(bank: Bank):
+    units = guard.unit_pixels(bank.refs, 4)
+    return units, guard.array_namespace(units).sum(units**2, axis=-1)
+
+
+def run_all(x, x0, z, bank: Bank, row: Row):
+    units = units_of(bank)
+    return {
+        "ratio": guard.ratio(x, x0, row, bank, threshold=-1.0, tau=1.0, eta=1.0, w_max=3.0),
+        "paper": guard.paper(x, x0, row, bank, threshold=-1e3, usual=-50.0, eta=1.0, w_max=3.0),
+        "official": guard.official(x, x0, row, *units, z, bandwidth=3.15, scale=0.33, threshold=0.1,
+                                   unit_x0=False),
+        "spell": guard.spell(x, x0, bank, radius=9.0, overcompensation=1.6),
+        "sgf": guard.sgf(x, x0, bank, gamma=0.05, step=2.0),
+        "bank-mean": guard.bank_mean(x, x0, bank, scale=0.3),
+    }  # fmt: skip
+
+
+def test_each_sample_is_judged_alone() -> None:
+    """One dangerous picture in a batch must not open, or close, the gate of its neighbours."""
+    bank, row = make_bank(), make_row()
+    near, far = make_pair(near=bank.refs[3]), make_pair(near=bank.benign[2])
+    x, x0 = (np.concatenate([a[:1], b[:2]]) for a, b in zip(near, far, strict=True))
+    z = np.random.default_rng(5).standard_normal(SHAPE).astype(np.float32)
+    batch = run_all(x, x0, z, bank, row)
+    for i in range(3):
+        alone = run_all(x[i : i + 1], x0[i : i + 1], z[i : i + 1], bank, row)
+        for name, (_, new_x0, evidence) in alone.items():
+            close(batch[name][1][i], new_x0[0])
+            close(batch[name][2].weight[i], evidence.weight[0])
+    weights = batch["ratio"][2].weight
+    assert weights[0] > 0
+    assert weights[1] == weights[2] == 0
+
+
+def test_the_inputs_are_never_changed() -> None:
+    bank = make_bank()
+    x, x0 = make_pair(near=bank.refs[0])
+    z = x.copy()
+    before = [a.copy() for a in (x, x0, z, bank.refs, bank.benign)]
+    run_all(x, x0, z, bank, make_row())
+    for old, new in zip(before, (x, x0, z, bank.refs, bank.benign), strict=True):
+        assert (old == new).all()
+
+
+def test_the_same_lines_run_under_the_strict_array_api() -> None:
+    """What passes here runs on CuPy: nothing of NumPy alone is used."""
+    bank, row = make_bank(), make_row()
+    x, x0 = make_pair(near=bank.refs[3])
+    z = np.random.default_rng(5).standard_normal(SHAPE).astype(np.float32)
+    strict = [array_api_strict.asarray(a) for a in (x, x0, z)]
+    found = run_all(*strict, Bank(*(array_api_strict.asarray(a) for a in bank)), row)
+    for name, (new_x, new_x0, evidence) in run_all(x, x0, z, bank, row).items():
+        close(np.asarray(found[name][0]), new_x)
+        close(np.asarray(found[name][1]), new_x0)
+        close(np.asarray(found[name][2].weight), evidence.weight)
+
+
+@settings(max_examples=30)
+@given(
+    log_snr=st.floats(-12, 12),
+    scale=st.floats(0.01, 30),
+    n=st.integers(2, 40),
+    seed=st.integers(0, 1000),
+)
+def test_nothing_overflows_at_any_noise_or_scale(log_snr: float, scale: float, n: int, seed: int) -> None:
+    alpha, sigma = 1 / math.sqrt(1 + math.exp(-log_snr)), 1 / math.sqrt(1 + math.exp(log_snr))
+    x, x0 = (a * np.float32(scale) for a in make_pair(seed))
+    for new_x, new_x0, evidence in run_all(x, x0, x, make_bank(n), make_row(alpha, sigma)).values():
+        assert np.isfinite(new_x).all()
+        assert np.isfinite(new_x0).all()
+        assert np.isfinite(evidence.weight).all()
+
+
+def test_a_bank_of_515_at_4x64x64_needs_no_large_temporary() -> None:
+    """On a box with little memory the guard must cost its bank and hardly more."""
+    n, batch, shape = 515, 2, (2, 4, 64, 64)
+    bank = make_bank(n, n, d=4 * 64 * 64)
+    rng = np.random.default_rng(0)
+    x, x0, z = (rng.standard_normal(shape).astype(np.float32) for _ in range(3))
+    units, latents = units_of(bank), x.nbytes
+    calls = {
+        "ratio": lambda: guard.ratio(x, x0, make_row(), bank, threshold=0.0, tau=1.0, eta=1.0, w_max=3.0),
+        "paper": lambda: guard.paper(x, x0, make_row(), bank, threshold=0.0, usual=0.0, eta=1.0, w_max=3.0),
+        "official": lambda: guard.official(x, x0, make_row(), *units, z, bandwidth=3.15, scale=0.33,
+                                           threshold=0.0, unit_x0=False),
+        "spell": lambda: guard.spell(x, x0, bank, radius=9.0, overcompensation=1.6),
+        "sgf": lambda: guard.sgf(x, x0, bank, gamma=0.05, step=2.0),
+    }  # fmt: skip
+    largest_allowed = n * batch * 4 + latents
+    for name, call in calls.items():
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        # the peak is a handful of arrays of at most that size at once; N x D would be 33 MB
+        assert peak < 8 * largest_allowed, name

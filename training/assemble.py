@@ -1,0 +1,50 @@
+"""Put the trained parts together as a diffusers checkpoint in half precision: training/checkpoint."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from run import resume
+from train_tokenizer import FOLDER as TOKENIZER
+from train_unet import CHECKPOINT as UNET
+from train_unet import SCHEDULE, Denoiser, tokenizer
+from train_vae import CHECKPOINT as VAE
+from train_vae import build as build_vae
+from transformers import CLIPTokenizer
+
+OUT = Path(__file__).parent / "checkpoint"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT)
+    out = parser.parse_args().out
+    state, vae_state = resume(UNET), resume(VAE)
+    if state is None or vae_state is None:
+        raise SystemExit("train first: train_vae.py, train_tokenizer.py, train_unet.py")
+    model = Denoiser(tokenizer().get_vocab())
+    model.load_state_dict(state["ema"])
+    vae = build_vae()
+    vae.load_state_dict(vae_state["model"])
+    vae.register_to_config(scaling_factor=round(state["scaling_factor"], 5))
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=model.text_encoder,
+        tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
+        unet=model.unet,
+        # trailing starts at t = 999, the nearest to pure noise that this model has seen
+        scheduler=DDIMScheduler(**SCHEDULE, timestep_spacing="trailing", set_alpha_to_one=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(torch.float16)
+    pipeline.save_pretrained(out)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy2(TOKENIZER / name, out / "tokenizer" / name)
+    print(out, sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 2**20, "MiB")
+
+
+if __name__ == "__main__":
+    main()
