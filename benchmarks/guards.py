@@ -7,7 +7,6 @@ same seeds. Writes benchmarks/guards.json, from which docs/guards.md has its tab
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -55,8 +54,7 @@ def freeze_class(engine: Engine, garment: Garment, size: int, folder: Path) -> P
     images, labels = fashion.load("train")
     negation = write_images(images[labels == garment.label][:size], folder / "negation")
     others = [images[labels == g.label][:120] for g in GARMENTS if g.label != garment.label]
-    # in turn, so that the bank and the held-out third have every class
-    benign = write_images(np.stack(others, axis=1).reshape(-1, 32, 32), folder / "benign")
+    benign = write_images(np.concatenate(others), folder / "benign")
     out = folder / f"{garment.name}.negation"
     freeze(engine, negation, out, name=garment.name, benign=benign, batch_size=64)
     return out
@@ -138,7 +136,7 @@ def main() -> None:
                   f" {row['gate_open_plain']:.3f}", flush=True)  # fmt: skip
             scratch_name = args.out.with_suffix(".part")
             scratch_name.write_text(json.dumps(table, indent=1) + "\n")
-            os.replace(scratch_name, args.out)
+            scratch_name.replace(args.out)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny
+from hypothesis import settings
+
+settings.register_profile("safegen", deadline=None)
+settings.load_profile("safegen")
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
 from run import resume
 from train_tokenizer import FOLDER as TOKENIZER
 from train_unet import CHECKPOINT as UNET
 from train_unet import SCHEDULE, Denoiser, tokenizer
 from train_vae import CHECKPOINT as VAE
 from train_vae import build as build_vae
-from transformers import CLIPTokenizer
 
 OUT = Path(__file__).parent / "checkpoint"
 

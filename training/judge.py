@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
+
 from safegen.session import Session
 
 MODEL = Path(__file__).parent / "classifier.onnx"

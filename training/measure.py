@@ -4,10 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-import fashion
 import numpy as np
-from judge import Judge, frechet, grey
 from PIL import Image
+
+import fashion
+from judge import Judge, frechet, grey
 from prompts import GARMENTS, all_prompts
 from safegen import Pipeline
 from safegen.engine import Engine
@@ -64,9 +65,7 @@ def main() -> None:
         "settings": {k: pictures[0].settings[k] for k in ("steps", "solver", "guidance_scale")},
         "classifier_test_accuracy": float((found == truth).mean()),
         "agreement": float((seen == labels).mean()),
-        "agreement_by_class": {
-            g.name: float((seen[labels == g.label] == g.label).mean()) for g in GARMENTS
-        },
+        "agreement_by_class": {g.name: float((seen[labels == g.label] == g.label).mean()) for g in GARMENTS},
         "frechet_distance": {
             "pictures": frechet(features, real),
             "autoencoder's reconstructions of as many training images": frechet(

@@ -43,8 +43,5 @@ def sample_prompt(label: int, rng: random.Random, typos: float = 0.0) -> str:
 def all_prompts() -> list[tuple[int, str, str]]:
     """Every (label, word, prompt) over all classes, words and templates, in a fixed order."""
     return [
-        (g.label, word, template.format(word))
-        for g in GARMENTS
-        for word in g.words
-        for template in TEMPLATES
+        (g.label, word, template.format(word)) for g in GARMENTS for word in g.words for template in TEMPLATES
     ]

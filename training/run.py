@@ -1,7 +1,6 @@
 """What the three training scripts share: paths, seeds, a log, checkpoints that survive a stop."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".part")
     torch.save(state, scratch)
-    os.replace(scratch, path)
+    scratch.replace(path)
 
 
 def resume(path: Path) -> dict[str, Any] | None:

@@ -7,11 +7,12 @@ ONNX inputs and outputs: ``image`` (B, 1, 32, 32) in [0, 1] -> ``logits`` (B, 10
 import argparse
 from pathlib import Path
 
-import fashion
 import torch
-from run import WORK, cosine, log
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import fashion
+from run import WORK, cosine, log
 
 OUT = Path(__file__).parent / "classifier.onnx"
 
@@ -84,7 +85,12 @@ def train(epochs: int, batch: int, seed: int) -> Judge:
             loss.backward()
             optimizer.step()
             schedule.step()
-        log("classifier", epoch=epoch, loss=loss.item(), test_accuracy=accuracy(model, *data["t10k"]))
+        log(
+            "classifier",
+            epoch=epoch,
+            loss=loss.item(),
+            test_accuracy=accuracy(model, *data["t10k"]),
+        )
     return model
 
 

@@ -4,11 +4,12 @@ import json
 import tempfile
 from pathlib import Path
 
+from tokenizers import models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
 from prompts import GARMENTS, TEMPLATES, all_prompts
 from run import WORK
 from safegen.tokenizer import END, START, clip_tokenizer
-from tokenizers import models, pre_tokenizers, trainers
-from transformers import CLIPTokenizer
 
 MERGES = 250
 MAX_LENGTH = 24
@@ -51,8 +52,11 @@ def main() -> None:
         model_max_length=MAX_LENGTH,
     )
     tokenizer.save_pretrained(FOLDER)
-    print(f"{len(vocab)} tokens in {FOLDER}; longest prompt",
-          max(len(tokenizer(p)["input_ids"]) for _, _, p in all_prompts()), "tokens")
+    print(
+        f"{len(vocab)} tokens in {FOLDER}; longest prompt",
+        max(len(tokenizer(p)["input_ids"]) for _, _, p in all_prompts()),
+        "tokens",
+    )
 
 
 if __name__ == "__main__":

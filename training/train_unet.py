@@ -4,21 +4,22 @@ import argparse
 import random
 import time
 
-import fashion
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from prompts import sample_prompt
-from run import WORK, cosine, log, resume, save
-from safegen.tokenizer import END, START, read_clip_tables
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel
+
+import fashion
+from prompts import sample_prompt
+from run import WORK, cosine, log, resume, save
+from safegen.tokenizer import END, START, read_clip_tables
 from train_tokenizer import FOLDER as TOKENIZER
 from train_tokenizer import MAX_LENGTH
 from train_vae import CHECKPOINT as VAE
 from train_vae import build as build_vae
 from train_vae import to_images
-from transformers import CLIPTextConfig, CLIPTextModel
 
 CHECKPOINT = WORK / "unet.pt"
 LATENTS = WORK / "latents.pt"
@@ -140,10 +141,22 @@ def train(steps: int, batch: int, seed: int, lr: float, dropout: float, typos: f
         update_ema(ema, model, step)
         running = loss.item() if step == start else 0.99 * running + 0.01 * loss.item()
         if (step + 1) % 250 == 0 or step + 1 == steps:
-            log("unet", step=step + 1, loss=running, s_per_step=(time.time() - began) / (step + 1 - start))
-            save(CHECKPOINT, {"model": model.state_dict(), "ema": ema.state_dict(),
-                              "optimizer": optimizer.state_dict(), "step": step + 1,
-                              "scaling_factor": scaling_factor})
+            log(
+                "unet",
+                step=step + 1,
+                loss=running,
+                s_per_step=(time.time() - began) / (step + 1 - start),
+            )
+            save(
+                CHECKPOINT,
+                {
+                    "model": model.state_dict(),
+                    "ema": ema.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                    "scaling_factor": scaling_factor,
+                },
+            )
 
 
 def main() -> None:

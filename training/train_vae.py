@@ -2,12 +2,13 @@
 
 import argparse
 
-import fashion
 import torch
 from diffusers import AutoencoderKL
-from run import WORK, cosine, log, resume, save
 from torch import Tensor
 from torch.nn import functional as F
+
+import fashion
+from run import WORK, cosine, log, resume, save
 
 CHECKPOINT = WORK / "vae.pt"
 
@@ -70,10 +71,23 @@ def train(steps: int, batch: int, seed: int, kl_weight: float) -> AutoencoderKL:
             with torch.no_grad():
                 latents = model.encode(held_out).latent_dist.mode()
                 test_l1 = F.l1_loss(model.decode(latents).sample, held_out).item()
-            log("vae", step=step + 1, loss=loss.item(), kl=kl.item(), test_l1=test_l1,
-                latent_std=latents.std().item(), latent_mean=latents.mean().item())
-            save(CHECKPOINT, {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                              "step": step + 1})
+            log(
+                "vae",
+                step=step + 1,
+                loss=loss.item(),
+                kl=kl.item(),
+                test_l1=test_l1,
+                latent_std=latents.std().item(),
+                latent_mean=latents.mean().item(),
+            )
+            save(
+                CHECKPOINT,
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                },
+            )
     return model
 
 

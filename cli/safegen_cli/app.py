@@ -6,9 +6,9 @@ import sys
 from typing import Annotated
 
 import typer
+
 from safegen import __version__
 from safegen.errors import SafegenError, UsageError
-
 from safegen_cli import build_engine, doctor, freeze, generate, inspect
 from safegen_cli.console import say
 

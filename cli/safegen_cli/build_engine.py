@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
-from safegen.errors import ExportError, SafegenError, UsageError
 
+from safegen.errors import ExportError, SafegenError, UsageError
 from safegen_cli.console import Json, answer, bar, mib, say
 
 
@@ -18,12 +18,12 @@ def build_engine(
     target: Annotated[str, typer.Option(help="What it runs on: cpu.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     clip_skip: Annotated[int, typer.Option(min=0, help="Layers of the text encoder to leave out at its end.")] = 0,
-    bundle: Annotated[Optional[Path], typer.Option("-b", "--bundle", help="A default negation bundle to put into the engine.")] = None,
-    guards: Annotated[Optional[str], typer.Option(help="Guards the engine allows, with commas; all if left out.")] = None,
+    bundle: Annotated[Path | None, typer.Option("-b", "--bundle", help="A default negation bundle to put into the engine.")] = None,
+    guards: Annotated[str | None, typer.Option(help="Guards the engine allows, with commas; all if left out.")] = None,
     allow_unguarded: Annotated[bool, typer.Option("--allow-unguarded", help="Let the engine draw without a guard, for measuring.")] = False,
-    name: Annotated[Optional[str], typer.Option(help="The engine's name; the checkpoint's if left out.")] = None,
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Default steps.")] = None,
-    guidance_scale: Annotated[Optional[float], typer.Option(min=0.0, help="Default guidance scale.")] = None,
+    name: Annotated[str | None, typer.Option(help="The engine's name; the checkpoint's if left out.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Default steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(min=0.0, help="Default guidance scale.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Build a sealed engine from a checkpoint.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -13,11 +13,11 @@ from safegen_cli.console import Json, answer, bar, parse_size, say
 def freeze(
     images: Annotated[list[str], typer.Argument(help="Folders, globs or files: PNG, JPEG, WebP.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to write, for example nudity.negation.")],
-    engine: Annotated[Optional[Path], typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
-    benign: Annotated[Optional[list[str]], typer.Option("--benign", help="Ordinary images (repeatable). Left out: the engine draws them.")] = None,
+    engine: Annotated[Path | None, typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
+    benign: Annotated[list[str] | None, typer.Option("--benign", help="Ordinary images (repeatable). Left out: the engine draws them.")] = None,
     benign_count: Annotated[int, typer.Option(min=6, help="How many the engine draws without --benign.")] = 600,
-    name: Annotated[Optional[str], typer.Option(help="What is negated, for people; the file's name if left out.")] = None,
-    size: Annotated[Optional[str], typer.Option(help="Size of the pictures to guard: 512 or WIDTHxHEIGHT.")] = None,
+    name: Annotated[str | None, typer.Option(help="What is negated, for people; the file's name if left out.")] = None,
+    size: Annotated[str | None, typer.Option(help="Size of the pictures to guard: 512 or WIDTHxHEIGHT.")] = None,
     guard: Annotated[str, typer.Option(help="The bundle's guard.")] = "ratio",
     false_positive_rate: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open.")] = 0.01,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
@@ -29,6 +29,7 @@ def freeze(
     Example: safegen freeze never/ --benign ordinary/ -e engine/ -o never.negation
     """
     import msgspec
+
     from safegen.engine import Engine
     from safegen.guard_settings import Ratio, parse_guard
     from safegen.pipeline import EMBEDDED

@@ -6,12 +6,12 @@ import json
 import secrets
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import Progress, TaskID
-from safegen.errors import UsageError
 
+from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, bar, parse_size, say
 
 if TYPE_CHECKING:
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 
 def generate(
-    prompt: Annotated[Optional[str], typer.Argument(help="What to draw.")] = None,
-    engine: Annotated[Optional[Path], typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
-    bundle: Annotated[Optional[Path], typer.Option("-b", "--bundle", help="Negation bundle; the engine's own if left out.")] = None,
-    out: Annotated[Optional[Path], typer.Option("-o", "--out", help="A .png file, or a folder. Left out: PROMPT-SEED.png here, never over an existing file.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
+    engine: Annotated[Path | None, typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
+    bundle: Annotated[Path | None, typer.Option("-b", "--bundle", help="Negation bundle; the engine's own if left out.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="A .png file, or a folder. Left out: PROMPT-SEED.png here, never over an existing file.")] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures a prompt; picture i has seed + i.")] = 1,
-    prompts: Annotated[Optional[Path], typer.Option("--prompts", exists=True, dir_okay=False, help="A file with one prompt a line.")] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", exists=True, dir_okay=False, help="A file with one prompt a line.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance should lead away from.")] = "",
-    seed: Annotated[Optional[int], typer.Option(min=0, help="The same seed draws the same picture; random if left out.")] = None,
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Model evaluations.")] = None,
-    solver: Annotated[Optional[str], typer.Option(help="ddim, ddpm, euler, euler-a, dpm++2m or lcm.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed draws the same picture; random if left out.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Model evaluations.")] = None,
+    solver: Annotated[str | None, typer.Option(help="ddim, ddpm, euler, euler-a, dpm++2m or lcm.")] = None,
     eta: Annotated[float, typer.Option(help="DDIM's noise, 0 to 1.")] = 0.0,
-    karras: Annotated[Optional[bool], typer.Option("--karras/--no-karras", help="Karras noise levels (euler, dpm++2m).")] = None,
-    spacing: Annotated[Optional[str], typer.Option(help="leading, linspace or trailing.")] = None,
-    guidance_scale: Annotated[Optional[float], typer.Option(help="How closely to follow the prompt; 1 is not at all closer.")] = None,
-    size: Annotated[Optional[str], typer.Option(help="512 or WIDTHxHEIGHT.")] = None,
-    guard: Annotated[Optional[str], typer.Option(help="ratio, official[:PRESET], paper, spell, sgf, bank-mean, renoise-only or off; the bundle's own if left out.")] = None,
+    karras: Annotated[bool | None, typer.Option("--karras/--no-karras", help="Karras noise levels (euler, dpm++2m).")] = None,
+    spacing: Annotated[str | None, typer.Option(help="leading, linspace or trailing.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1 is not at all closer.")] = None,
+    size: Annotated[str | None, typer.Option(help="512 or WIDTHxHEIGHT.")] = None,
+    guard: Annotated[str | None, typer.Option(help="ratio, official[:PRESET], paper, spell, sgf, bank-mean, renoise-only or off; the bundle's own if left out.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.")] = 4,
-    preview: Annotated[Optional[Path], typer.Option(help="After each step write the picture foreseen to this PNG.")] = None,
-    trace: Annotated[Optional[Path], typer.Option(help="Write the guard's figures of each step to this JSON file.")] = None,
-    plot: Annotated[Optional[Path], typer.Option(help="Draw those figures to this PNG or SVG file.")] = None,
+    preview: Annotated[Path | None, typer.Option(help="After each step write the picture foreseen to this PNG.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write the guard's figures of each step to this JSON file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw those figures to this PNG or SVG file.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Draw pictures, guarded.
@@ -107,6 +107,7 @@ class _Watch:
         self._progress.update(self._task, advance=1, note=note)
         if self._preview:
             from PIL import Image
+
             from safegen.image import save_png
 
             save_png(Image.fromarray(self._pipeline.engine.decode(step.x0)[0]), self._preview,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
-from safegen.errors import UsageError
 
+from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, mib
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="An engine folder, a .negation bundle, or a PNG that safegen drew.")],
-    contact_sheet: Annotated[Optional[Path], typer.Option(help="Draw the bundle's negation set, decoded, to this PNG.")] = None,
-    engine: Annotated[Optional[Path], typer.Option("-e", "--engine", help="The engine whose decoder draws the contact sheet.")] = None,
+    contact_sheet: Annotated[Path | None, typer.Option(help="Draw the bundle's negation set, decoded, to this PNG.")] = None,
+    engine: Annotated[Path | None, typer.Option("-e", "--engine", help="The engine whose decoder draws the contact sheet.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Verify an engine, a bundle or a picture and say what is in it.
@@ -53,6 +53,7 @@ def _show(key: str, value: Any, indent: str = "") -> None:
 
 def _engine(folder: Path) -> dict[str, Any]:
     import msgspec
+
     from safegen.engine import Engine
 
     manifest = Engine.open(folder).manifest
@@ -73,6 +74,7 @@ def _engine(folder: Path) -> dict[str, Any]:
 
 def _bundle(path: Path) -> dict[str, Any]:
     import msgspec
+
     from safegen.bundle import read_bundle
 
     bundle = read_bundle(path)
@@ -88,6 +90,7 @@ def _bundle(path: Path) -> dict[str, Any]:
 def _draw_sheet(path: Path, engine: Path | None, out: Path) -> None:
     import numpy as np
     from PIL import Image
+
     from safegen.bundle import read_bundle
     from safegen.engine import Engine
     from safegen.image import contact_sheet

@@ -16,11 +16,18 @@ from safegen.bundle import read_bundle
 from safegen.errors import BundleError, EngineError, SafegenError
 from safegen.guard_settings import GUARDS
 from safegen.manifest import (
-    FILE_NAME, Component, Defaults, File, Manifest, Parity, Tensor, read_manifest, write_manifest,
+    FILE_NAME,
+    Component,
+    Defaults,
+    File,
+    Manifest,
+    Parity,
+    Tensor,
+    read_manifest,
+    write_manifest,
 )  # fmt: skip
 from safegen.seal import file_sha256
 from safegen.session import Session
-
 from safegen_engines import fingerprint, ort, parity
 from safegen_engines.source import COMPONENTS, INPUTS, Source, open_source
 from safegen_engines.target import find_target
@@ -217,4 +224,7 @@ def _make(source: Source, folder: Path, name: str, precision: str) -> dict[str, 
     for file in parts.glob(f"{plain.name}*"):
         file.replace(folder / file.name)
     shutil.rmtree(parts)
-    return {"parity": {f: getattr(checked, f) for f in checked.__struct_fields__}, "optimized": better}
+    return {
+        "parity": {f: getattr(checked, f) for f in checked.__struct_fields__},
+        "optimized": better,
+    }

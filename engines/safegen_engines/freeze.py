@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from safegen.bundle import BundleInfo, write_bundle
 from safegen.calibration import calibrate
 from safegen.engine import Engine
@@ -25,8 +26,9 @@ from safegen.loop import denoise, first_latents
 from safegen.seal import file_sha256
 from safegen.solver import Row, Solver, plan
 
-HELD_OUT_EVERY = 3
-"""Of the benign images every third is kept out of the bank, to calibrate the gate."""
+HELD_OUT = 1 / 3
+"""This share of the benign images, drawn by lot, is kept out of the bank to calibrate the gate."""
+MIN_BENIGN = 6
 JUDGED = 512
 """At most so many negation images are judged by the others in the calibration."""
 DRAWN_STEPS = 20
@@ -112,21 +114,24 @@ def freeze(
         ordinary = drop_lookalikes(drawn, negation)
         lookalikes = len(drawn) - len(ordinary)
     else:
-        ordinary, bad_benign = _encode(
-            engine, benign, size, "benign images", skip_bad, batch_size, report
-        )
+        ordinary, bad_benign = _encode(engine, benign, size, "benign images", skip_bad, batch_size, report)
         bad += bad_benign
-    if len(negation) < 2 or len(ordinary) < 2 * HELD_OUT_EVERY:
+    if len(negation) < 2 or len(ordinary) < MIN_BENIGN:
         raise UsageError(
             f"{len(negation)} negation and {len(ordinary)} benign images are too few; at least 2 and"
-            f" {2 * HELD_OUT_EVERY} are needed, and some hundred of each do better."
+            f" {MIN_BENIGN} are needed, and some hundred of each do better."
         )
-    held_out = np.arange(len(ordinary)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    held_out = np.zeros(len(ordinary), bool)
+    held_out[np.random.default_rng(0).permutation(len(ordinary))[: round(len(ordinary) * HELD_OUT)]] = True
     bank, rows = _bank(negation, ordinary[~held_out]), np.arange(len(negation))
     rows = rows[:: max(1, math.ceil(len(rows) / JUDGED))]
     report("calibration", 0, 1)
     calibration = calibrate(
-        bank, ordinary[held_out].astype(np.float32), negation[rows].astype(np.float32), rows, tau=1.0
+        bank,
+        ordinary[held_out].astype(np.float32),
+        negation[rows].astype(np.float32),
+        rows,
+        tau=1.0,
     )
     report("calibration", 1, 1)
     info = BundleInfo(
@@ -211,7 +216,8 @@ def drop_lookalikes(drawn: NDArray[np.float16], negation: NDArray[np.float16]) -
     np.fill_diagonal(own, -np.inf)
     ordinary = logsumexp(own) - math.log(len(drawn) - 1)
     unsafe = logsumexp(log_kernel(x, bank.refs, bank.refs_sq, row)) - math.log(len(negation))
-    return drawn[unsafe <= ordinary]
+    kept: NDArray[np.float16] = drawn[unsafe <= ordinary]
+    return kept
 
 
 def _bank(negation: NDArray[np.float16], benign: NDArray[np.float16]) -> Bank:

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx.external_data_helper import load_external_data_for_model
+
 from safegen.session import Session
 
 EXTERNAL_DATA_BYTES = 1_900_000_000

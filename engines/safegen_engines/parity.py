@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from safegen.errors import EngineError
 from safegen.manifest import Parity
 from safegen.session import DTYPES, Session
-
 from safegen_engines.source import Source
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
@@ -97,7 +96,7 @@ def _random(
         "timestep": (size[0],) if shape else (),
         "encoder_hidden_states": (size[0], length, int(text["hidden_size"])),
     }
-    dims = by_name.get(name) or (size[0], shape[1] if len(shape) > 1 else 1, *size[1:])
+    dims: tuple[int, ...] = by_name.get(name) or (size[0], shape[1] if len(shape) > 1 else 1, *size[1:])
     dims = () if name == "timestep" and not shape else dims
     if "int" in dtype:
         high = int(text["vocab_size"]) if name == "input_ids" else 999

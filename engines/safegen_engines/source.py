@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from safegen.errors import EngineError
 from safegen.manifest import LatentSpace, TextWindow
 from safegen.seal import file_sha256
 from safegen.solver import default_solver
 from safegen.tokenizer import END, read_clip_tables
-from tokenizers import Tokenizer
 
 COMPONENTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 INPUTS = {

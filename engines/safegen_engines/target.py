@@ -31,7 +31,5 @@ def find_target(name: str, precision: str) -> Target:
         raise UsageError(f"target is {name!r}; known are {', '.join(TARGETS)}.")
     target = TARGETS[name]
     if precision not in target.precisions:
-        raise UsageError(
-            f"precision is {precision!r}; the target {name} has {', '.join(target.precisions)}."
-        )
+        raise UsageError(f"precision is {precision!r}; the target {name} has {', '.join(target.precisions)}.")
     return target

@@ -151,9 +151,7 @@ def _text_encoder(checkpoint: Checkpoint, clip_skip: int) -> Graph:
 
 
 def _unet(checkpoint: Checkpoint) -> Graph:
-    model = UNet2DConditionModel.from_pretrained(
-        checkpoint.folder / "unet", torch_dtype=torch.float32
-    ).eval()
+    model = UNet2DConditionModel.from_pretrained(checkpoint.folder / "unet", torch_dtype=torch.float32).eval()
     length = checkpoint.configs["text_encoder"]["max_position_embeddings"]
     channels, width = model.config.in_channels, model.config.cross_attention_dim
 
@@ -189,9 +187,7 @@ def _vae_encoder(checkpoint: Checkpoint) -> Graph:
         height, width = size[1] * downscale, size[2] * downscale
         return {"sample": torch.rand(size[0], vae.config.in_channels, height, width) * 2 - 1}
 
-    return _vae_graph(
-        checkpoint, "vae_encoder", VaeEncoder(vae), example, "sample", "latent_parameters"
-    )
+    return _vae_graph(checkpoint, "vae_encoder", VaeEncoder(vae), example, "sample", "latent_parameters")
 
 
 def _vae_graph(checkpoint: Checkpoint, name: str, module: nn.Module, example: Any, given: str,

@@ -80,9 +80,8 @@ def _export_one(graph: Graph, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    with torch.no_grad(), replacing(folder / "reference.npz") as scratch:
-        with scratch.open("wb") as file:
-            np.savez(file, **_references(graph))
+    with torch.no_grad(), replacing(folder / "reference.npz") as scratch, scratch.open("wb") as file:
+        np.savez(file, **_references(graph))
     weight_bytes = sum(p.numel() * p.element_size() for p in graph.module.parameters())
     inputs = graph.example(graph.sizes[0])
     try:

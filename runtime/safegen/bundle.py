@@ -21,7 +21,14 @@ from safegen.seal import ZEROS, replacing, seal, sealed_digest
 
 SCHEMA_VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
-TENSORS = ("negation", "benign", "log_snr", "benign_log_ratio", "negation_log_ratio", "negation_density")
+TENSORS = (
+    "negation",
+    "benign",
+    "log_snr",
+    "benign_log_ratio",
+    "negation_log_ratio",
+    "negation_density",
+)
 
 
 class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -75,9 +82,7 @@ def write_bundle(
     calibration: Calibration,
 ) -> str:
     """Write a bundle whole or not at all, and return its digest."""
-    tensors: dict[str, NDArray[Any]] = dict(
-        zip(TENSORS, (negation, benign, *calibration), strict=True)
-    )
+    tensors: dict[str, NDArray[Any]] = dict(zip(TENSORS, (negation, benign, *calibration), strict=True))
     metadata = {"digest": ZEROS, "safegen": msgspec.json.encode(info).decode()}
     with replacing(path) as scratch:
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, scratch, metadata)

@@ -37,15 +37,18 @@ class Calibration(NamedTuple):
 def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: Any) -> NDArray[np.float64]:
     """Gate thresholds on log beta* at each given log-SNR, for one false-positive rate a picture.
 
-    The curve is mean + z std over benign images at each level, with the one z for which the share
-    of held-out benign pictures that pass it at any level is the rate asked for, rounded down so
-    that it also holds for the next picture (split conformal: the ceil((H + 1)(1 - rate))-th score).
+    The curve is q + z e: at each level q is the benign images' 0.9-quantile and e the mean excess
+    above it (the scale of an exponential tail), and the one z is that at which the share of held-out
+    benign pictures that pass the curve at any level is the rate asked for, rounded down so that it
+    also holds for the next picture (split conformal: the ceil((H + 1)(1 - rate))-th score).
     """
-    mean, std = calibration.benign.mean(axis=1), calibration.benign.std(axis=1) + 1e-6
-    scores = np.sort(((calibration.benign - mean[:, None]) / std[:, None]).max(axis=0))
+    high = np.quantile(calibration.benign, 0.9, axis=1, keepdims=True)
+    above = np.maximum(calibration.benign - high, 0)
+    excess = above.sum(axis=1) / np.maximum((above > 0).sum(axis=1), 1) + 1e-6
+    scores = np.sort(((calibration.benign - high) / excess[:, None]).max(axis=0))
     rank = math.ceil((len(scores) + 1) * (1 - false_positive_rate)) - 1
     z = scores[min(rank, len(scores) - 1)]
-    return np.interp(log_snr, calibration.log_snr, mean + z * std)
+    return np.asarray(np.interp(log_snr, calibration.log_snr, high[:, 0] + z * excess))
 
 
 def density_curves(calibration: Calibration, quantile: float, log_snr: Any) -> tuple[Any, Any]:
@@ -83,10 +86,8 @@ def _noise(like: Array, draw: int) -> Array:
     return noise.normal(0, draw, like.shape, stream=2)
 
 
-def _left_out(
-    x: Array, bank: Bank, row: Row, own: NDArray[np.int64], tau: float
-) -> tuple[Array, Array]:
-    """log beta* and log beta of noised negation images, each judged by the others."""
+def _left_out(x: Array, bank: Bank, row: Row, own: NDArray[np.int64], tau: float) -> tuple[Array, Array]:
+    """Log beta* and log beta of noised negation images, each judged by the others."""
     others = bank.refs.shape[0] - 1
     kernels = log_kernel(x, bank.refs, bank.refs_sq, row, tau)
     kernels[np.arange(len(own)), own] = -np.inf

@@ -87,11 +87,11 @@ class Engine:
         sample = self.session("vae_decoder").run(latent_sample=plain)["sample"]
         if not np.isfinite(sample).all():
             raise EngineError(
-                f"{self.folder}: the picture is not finite (NaN or infinity). Rebuild with"
-                " --precision fp32."
+                f"{self.folder}: the picture is not finite (NaN or infinity). Rebuild with --precision fp32."
             )
-        pixels = np.clip(sample.astype(np.float32) / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
-        return np.round(pixels * 255).astype(np.uint8)
+        shares = np.clip(sample.astype(np.float32) / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
+        pixels: NDArray[np.uint8] = np.round(shares * 255).astype(np.uint8)
+        return pixels
 
     def encode_images(self, pixels: NDArray[np.uint8]) -> Array:
         """RGB pixels (B, H, W, 3) to latents (B, C, H', W'): the posterior's mean, scaled."""

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 from safegen.device import array_namespace
 from safegen.solver import Row
 
+W_MIN = 0.05
+"""A correction weaker than this is left out."""
+
 Array = Any
 """An array of any namespace of the Python array API standard."""
 
@@ -59,14 +62,14 @@ def per_sample(weight: Array, x: Array) -> Array:
 
 
 def logsumexp(values: Array) -> Array:
-    """log sum exp over the last axis: (B, N) -> (B,)."""
+    """Log sum exp over the last axis: (B, N) -> (B,)."""
     xp = array_namespace(values)
     top = xp.max(values, axis=-1, keepdims=True)
     return xp.log(xp.sum(xp.exp(values - top), axis=-1)) + xp.squeeze(top, axis=-1)
 
 
 def log_kernel(x: Array, refs: Array, refs_sq: Array, row: Row, tau: float = 1.0) -> Array:
-    """log q(x_t | r_n) up to a term of x alone: (B, N).
+    """Log q(x_t | r_n) up to a term of x alone: (B, N).
 
     -||x - alpha r||^2 / (2 tau sigma^2) without -||x||^2 / (2 tau sigma^2), which cancels in every
     ratio and would cost float32 its last digits.
@@ -86,15 +89,13 @@ def squared_distances(x0: Array, refs: Array, refs_sq: Array) -> Array:
 
 
 def log_ratio(x: Array, bank: Bank, row: Row, tau: float = 1.0) -> tuple[Array, Array]:
-    """log beta* with equal priors, (B,), and the kernels of the negation bank, (B, N).
+    """Log beta* with equal priors, (B,), and the kernels of the negation bank, (B, N).
 
     Theorem 3.2's ratio of two densities, each a mixture of the exact forward kernel.
     """
     unsafe = log_kernel(x, bank.refs, bank.refs_sq, row, tau)
     benign = log_kernel(x, bank.benign, bank.benign_sq, row, tau)
-    value = (
-        logsumexp(unsafe) - math.log(unsafe.shape[1]) - logsumexp(benign) + math.log(benign.shape[1])
-    )
+    value = logsumexp(unsafe) - math.log(unsafe.shape[1]) - logsumexp(benign) + math.log(benign.shape[1])
     return value, unsafe
 
 
@@ -116,19 +117,34 @@ def push(x0: Array, weight: Array, kernels: Array, bank: Bank) -> Array:
 
 
 def ratio(
-    x: Array, x0: Array, row: Row, bank: Bank, *, threshold: float, tau: float, eta: float, w_max: float
-) -> tuple[Array, Array, Evidence]:
-    """The theorem itself with two banks: w = min(eta beta*, w_max) where beta* is past its threshold."""
+    x: Array, x0: Array, row: Row, bank: Bank, latched: Array, *,
+    threshold: float, tau: float, eta: float, w_max: float,
+) -> tuple[Array, Array, Evidence]:  # fmt: skip
+    """The theorem itself with two banks: w = min(eta beta*, w_max), left alone where w < 0.05.
+
+    The gate opens where log beta* passes its threshold, and then stays open for that picture:
+    ``latched`` (B,) says where it has opened before. Otherwise a picture pushed just below the
+    threshold would be let go there, still closer to the bank than to anything else.
+    """
     xp = array_namespace(x)
     value, kernels = log_ratio(x, bank, row, tau)
     strength = xp.exp(xp.minimum(value + math.log(eta), xp.full_like(value, math.log(w_max))))
-    weight = xp.where(value > threshold, strength, xp.zeros_like(strength))
+    acts = ((value > threshold) | latched) & (strength >= W_MIN)
+    weight = xp.where(acts, strength, xp.zeros_like(strength))
     evidence = Evidence(value - threshold, weight, xp.argmax(kernels, axis=-1))
     return x, push(x0, weight, kernels, bank), evidence
 
 
 def paper(
-    x: Array, x0: Array, row: Row, bank: Bank, *, threshold: float, usual: float, eta: float, w_max: float
+    x: Array,
+    x0: Array,
+    row: Row,
+    bank: Bank,
+    *,
+    threshold: float,
+    usual: float,
+    eta: float,
+    w_max: float,
 ) -> tuple[Array, Array, Evidence]:
     """The paper's approximation: the numerator alone, w = eta beta(x_t), open where beta is large.
 
@@ -203,9 +219,7 @@ def spell(
     return x, moved, Evidence(xp.max(inside, axis=-1), total, xp.argmin(distances, axis=-1))
 
 
-def sgf(
-    x: Array, x0: Array, bank: Bank, *, gamma: float, step: float
-) -> tuple[Array, Array, Evidence]:
+def sgf(x: Array, x0: Array, bank: Bank, *, gamma: float, step: float) -> tuple[Array, Array, Evidence]:
     """Descent on a kernel density: x0' = x0 + step 2 gamma mean_k exp(-gamma d_k^2) (x0 - r_k)."""
     xp = array_namespace(x0)
     distances = squared_distances(x0, bank.refs, bank.refs_sq)

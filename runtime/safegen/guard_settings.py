@@ -10,6 +10,7 @@ import numpy as np
 
 from safegen import guard, noise
 from safegen.calibration import density_curves, thresholds
+from safegen.device import array_namespace
 from safegen.errors import GuardError, UsageError
 from safegen.guard import Bank, Evidence
 from safegen.solver import Row, Table
@@ -36,7 +37,7 @@ class _Mode(
         return str(type(self).__struct_config__.tag)
 
 
-class Ratio(_Mode):
+class Ratio(_Mode, frozen=True):
     """Theorem 3.2 with two banks (the default)."""
 
     false_positive_rate: float = 0.01
@@ -45,7 +46,7 @@ class Ratio(_Mode):
     w_max: float = 3.0
 
 
-class Paper(_Mode):
+class Paper(_Mode, frozen=True):
     """The paper's own approximation, in the log domain."""
 
     quantile: float = 0.05
@@ -55,7 +56,7 @@ class Paper(_Mode):
     t_min: float = 780.0
 
 
-class Official(_Mode):
+class Official(_Mode, frozen=True):
     """The released program; the fields are one of its presets."""
 
     bandwidth: float = 3.15
@@ -70,7 +71,7 @@ class Official(_Mode):
     """Compare unit pixels of x0, as the program does for SD3."""
 
 
-class Spell(_Mode):
+class Spell(_Mode, frozen=True):
     """SPELL."""
 
     radius: float | None = None
@@ -78,7 +79,7 @@ class Spell(_Mode):
     overcompensation: float = 1.6
 
 
-class Sgf(_Mode):
+class Sgf(_Mode, frozen=True):
     """SGF."""
 
     step: float = 30.0
@@ -86,19 +87,19 @@ class Sgf(_Mode):
     """None takes -ln(.05) / mean d^2 of each reference's neighbours 4 to 6."""
 
 
-class BankMean(_Mode):
+class BankMean(_Mode, frozen=True):
     """Control: push away from the mean of the bank, at every step."""
 
     scale: float = 0.3
 
 
-class RenoiseOnly(_Mode):
+class RenoiseOnly(_Mode, frozen=True):
     """Control: ``official`` with a scale of 0."""
 
     t_min: float = 780.0
 
 
-class Off(_Mode):
+class Off(_Mode, frozen=True):
     """No guard. Only an engine built with --allow-unguarded takes it."""
 
 
@@ -172,12 +173,19 @@ def _log_snrs(table: Table) -> list[float]:
 
 def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
     levels = thresholds(bundle.calibration, settings.false_positive_rate, _log_snrs(table))
+    latched: Array = None
 
     def run(x: Array, x0: Array, i: int, draw: Draw) -> tuple[Array, Array, Evidence | None]:
-        return guard.ratio(
-            x, x0, table.rows[i], bank, threshold=float(levels[i]), tau=bundle.info.tau,
+        nonlocal latched
+        xp = array_namespace(x)
+        if i == 0:
+            latched = xp.zeros(x.shape[0], dtype=xp.bool)
+        x, x0, evidence = guard.ratio(
+            x, x0, table.rows[i], bank, latched, threshold=float(levels[i]), tau=bundle.info.tau,
             eta=settings.eta, w_max=settings.w_max,
         )  # fmt: skip
+        latched = latched | (evidence.value > 0)
+        return x, x0, evidence
 
     return run
 
@@ -196,9 +204,7 @@ def _open_paper(settings: Paper, bundle: Bundle, bank: Bank, table: Table) -> Op
     return run
 
 
-def _open_official(
-    settings: Official | RenoiseOnly, bundle: Bundle, bank: Bank, table: Table
-) -> OpenGuard:
+def _open_official(settings: Official | RenoiseOnly, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
     _refuse_renoise(settings.mode, table)
     if isinstance(settings, RenoiseOnly):
         settings = Official(scale=0.0, gate=False, t_min=settings.t_min)
@@ -235,11 +241,9 @@ def _lowest_den(
     """The released program's calibration: den of the noised references at the last timestep."""
     shape = (len(units), *latent_shape)
     scale = 1 / np.hypot(last.alpha, last.sigma)
-    z = guard.array_namespace(units).asarray(noise.normal(0, 0, shape, stream=3))
+    z = array_namespace(units).asarray(noise.normal(0, 0, shape, stream=3))
     x = last.alpha * scale * units.reshape(shape) + last.sigma * scale * z
-    kernels = guard.official_log_kernel(
-        x, units, units_sq, settings.bandwidth, unit_x0=settings.unit_x0
-    )
+    kernels = guard.official_log_kernel(x, units, units_sq, settings.bandwidth, unit_x0=settings.unit_x0)
     return float((np.exp(guard.logsumexp(kernels)) + 1e-8).min())
 
 
@@ -257,9 +261,7 @@ def _open_x0_guard(settings: Spell | Sgf | BankMean, bank: Bank, table: Table) -
     return lambda x, x0, i, draw: guard.bank_mean(x, x0, bank, scale=settings.scale)
 
 
-def _neighbours(
-    bank: Bank, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1
-) -> float:
+def _neighbours(bank: Bank, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1) -> float:
     """Summary of d^power between references and their neighbours first..last, over up to 512 of them."""
     some = bank.refs[:: max(1, len(bank.refs) // 512)]
     last = min(last, len(bank.refs) - 1)

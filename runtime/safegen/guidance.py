@@ -14,7 +14,7 @@ Predict = Callable[[Array, float, Array], Array]
 
 
 def guided(predict: Predict, cond: Array, uncond: Array, guidance_scale: float) -> Model:
-    """out = out_u + g (out_c - out_u), both halves in one batch; at g <= 1 the prompt's half alone."""
+    """Out = out_u + g (out_c - out_u), both halves in one batch; at g <= 1 the prompt's half alone."""
     if guidance_scale <= 1.0:
         return lambda x, timestep: predict(x, timestep, cond)
     xp = array_namespace(cond)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from safegen import noise
 from safegen.device import array_namespace
@@ -16,7 +17,8 @@ Model = Callable[[Array, float], Array]
 """(x, timestep) -> model output, guidance included; (B, C, H, W) -> (B, C, H, W)."""
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """The state after one step."""
 
     index: int
@@ -35,9 +37,7 @@ def first_latents(table: Table, seeds: Sequence[int], shape: Sequence[int], xp: 
     return xp.asarray(noise.normal_batch(seeds, 0, shape)) * table.init_noise_sigma
 
 
-def denoise(
-    model: Model, x: Array, table: Table, guard: OpenGuard, seeds: Sequence[int]
-) -> Iterator[Step]:
+def denoise(model: Model, x: Array, table: Table, guard: OpenGuard, seeds: Sequence[int]) -> Iterator[Step]:
     """Walk the table from x_T to the picture, handing out each step.
 
     Step i draws its solver noise as draw i + 1 of stream 0 and its guard noise as draw i + 1 of
@@ -45,7 +45,7 @@ def denoise(
     """
     xp = array_namespace(x)
     shape = x.shape[1:]
-    x0_prev = None
+    x0_prev: Array = None
 
     def draw(i: int, stream: int = 1) -> Array:
         return xp.asarray(noise.normal_batch(seeds, i + 1, shape, stream=stream))

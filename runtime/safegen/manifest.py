@@ -169,8 +169,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         size = path.stat().st_size
         if size != file.bytes:
             raise EngineError(
-                f"{path}: {size} bytes, the engine was sealed with {file.bytes}."
-                " Copy the folder again."
+                f"{path}: {size} bytes, the engine was sealed with {file.bytes}. Copy the folder again."
             )
         if file_sha256(path) != file.sha256:
             raise EngineError(

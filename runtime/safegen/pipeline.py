@@ -278,9 +278,7 @@ def _watch(step: Step, watches: list[list[Watch]]) -> None:
         return
     level = step.row.log_snr if np.isfinite(step.row.log_snr) else None
     for seen, value, weight, nearest in zip(watches, *step.evidence, strict=True):
-        seen.append(
-            Watch(step.index, step.row.timestep, level, float(value), float(weight), int(nearest))
-        )
+        seen.append(Watch(step.index, step.row.timestep, level, float(value), float(weight), int(nearest)))
 
 
 def _verdict(job: _Job, seen: list[Watch]) -> Verdict:
@@ -290,4 +288,3 @@ def _verdict(job: _Job, seen: list[Watch]) -> Verdict:
         job.guard.mode, len(job.table), opened,
         top.evidence if top else None, top.nearest if top else None, tuple(seen),
     )  # fmt: skip
-

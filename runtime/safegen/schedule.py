@@ -111,9 +111,9 @@ def _alphas_cumprod(config: Mapping[str, Any]) -> Array:
     if config.get("trained_betas") is not None:
         betas = np.asarray(config["trained_betas"], np.float64)
     elif kind == "linear":
-        betas = np.linspace(start, end, count)
+        betas = np.linspace(start, end, count, dtype=np.float64)
     elif kind == "scaled_linear":
-        betas = np.linspace(math.sqrt(start), math.sqrt(end), count) ** 2
+        betas = np.linspace(math.sqrt(start), math.sqrt(end), count, dtype=np.float64) ** 2
     else:
         cos = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = np.minimum(1 - cos[1:] / cos[:-1], 0.999)
@@ -125,7 +125,8 @@ def _zero_terminal_snr(alphas_cumprod: Array) -> Array:
     """Shift and scale sqrt(alphas_cumprod) so that its last value is 0 (arXiv 2305.08891, alg. 1)."""
     root = np.sqrt(alphas_cumprod)
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return root**2
+    squared: Array = root**2
+    return squared
 
 
 def spaced_timesteps(schedule: NoiseSchedule, spacing: str, steps: int, *, extra: int = 0) -> Array:
@@ -144,7 +145,7 @@ def spaced_timesteps(schedule: NoiseSchedule, spacing: str, steps: int, *, extra
     if not 1 <= steps <= count - extra:
         raise UsageError(f"steps is {steps}; this model takes 1 to {count - extra}.")
     if spacing == "linspace":
-        return np.linspace(0, count - 1, steps + extra)[::-1][:steps]
+        return np.linspace(0, count - 1, steps + extra, dtype=np.float64)[::-1][:steps]
     if spacing == "leading":
         stride = count // (steps + extra)
         return np.arange(steps + extra)[::-1][:steps] * float(stride) + schedule.steps_offset

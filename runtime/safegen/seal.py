@@ -22,9 +22,11 @@ _CHUNK = 1 << 20
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
-            hashlib, "file_digest"
-        ) else _stream(file.read(_CHUNK), iter(lambda: file.read(_CHUNK), b""))
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _stream(file.read(_CHUNK), iter(lambda: file.read(_CHUNK), b""))
+        )
 
 
 def _stream(head: bytes, rest: Iterator[bytes]) -> str:
@@ -75,7 +77,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield scratch
         scratch.chmod(0o666 & ~_umask())
-        os.replace(scratch, path)
+        scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
 

@@ -14,9 +14,15 @@ import pytest
 import tiny
 import torch
 from diffusers import (
-    DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionPipeline,
 )  # fmt: skip
+
 from safegen import Pipeline, Solver
 from safegen.noise import normal_batch
 
@@ -44,7 +50,9 @@ def theirs(
     module = __import__(type(pipe.scheduler).__module__, fromlist=["x"])
     if hasattr(module, "randn_tensor"):
         monkeypatch.setattr(
-            module, "randn_tensor", lambda *a, **k: torch.from_numpy(normal_batch(seeds, next(draws), shape))
+            module,
+            "randn_tensor",
+            lambda *a, **k: torch.from_numpy(normal_batch(seeds, next(draws), shape)),
         )
     pipe.set_progress_bar_config(disable=True)
     images = pipe(

@@ -1,5 +1,6 @@
 """Every table against diffusers' scheduler, step by step. If these fail, pictures differ from
-what the checkpoint's authors get, at every prompt."""
+what the checkpoint's authors get, at every prompt.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +10,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler, LCMScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
 )  # fmt: skip
+
 from safegen.schedule import read_schedule
 from safegen.solver import Solver, plan
 
@@ -25,7 +31,12 @@ CLASSES = {
     "dpm++2m": DPMSolverMultistepScheduler,
     "lcm": LCMScheduler,
 }
-BASE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+BASE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+}
 TOLERANCE = 2e-4
 """Relative to the largest value: diffusers keeps betas and their running product in float32, about
 1e-7 a factor over 1000 factors, and divides by sqrt(alphas_cumprod), down to 0.07, at the noisy end."""
@@ -69,7 +80,11 @@ def check(name: str, steps: int, config: dict[str, Any], solver: Solver) -> None
         config = {**config, "lower_order_final": True}
     scheduler = CLASSES[name](**{**BASE, **config})
     scheduler.set_timesteps(steps)
-    stored = {**dict(scheduler.config), "_class_name": type(scheduler).__name__, "clip_sample": False}
+    stored = {
+        **dict(scheduler.config),
+        "_class_name": type(scheduler).__name__,
+        "clip_sample": False,
+    }
     table = plan(read_schedule(stored), solver, steps)
     init = float(scheduler.init_noise_sigma)
     assert table.init_noise_sigma == pytest.approx(init, rel=1e-4)

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from safegen import guard
 from safegen.guard import Bank
 from safegen.solver import Row
 
 SHAPE = (3, 4, 6, 6)
 D = 4 * 6 * 6
+SHUT = np.zeros(3, bool)
 RELATIVE = 2e-4
 """float32 products of 144 numbers round at about 1e-6; exp of differences of hundreds multiplies that."""
 
@@ -65,7 +67,7 @@ def test_ratio_is_the_theorem(tau: float) -> None:
     mean = (weights / weights.sum(-1, keepdims=True)) @ bank.refs.astype(np.float64)
     w = np.minimum(0.5 * np.exp(np.minimum(value, 50)), 3.0)
     expected = x0 + w[:, None, None, None] * (x0 - mean.reshape(x0.shape))
-    new_x, new_x0, evidence = guard.ratio(x, x0, row, bank, threshold=0.0, tau=tau, eta=0.5, w_max=3.0)
+    new_x, new_x0, evidence = guard.ratio(x, x0, row, bank, SHUT, threshold=0.0, tau=tau, eta=0.5, w_max=3.0)
     assert (value > 0).all()
     close(evidence.value, value)
     close(evidence.weight, w)
@@ -77,9 +79,27 @@ def test_ratio_is_the_theorem(tau: float) -> None:
 def test_ratio_leaves_alone_what_stays_below_its_threshold() -> None:
     bank = make_bank()
     x, x0 = make_pair(near=bank.benign[2])
-    _, new_x0, evidence = guard.ratio(x, x0, make_row(), bank, threshold=0.0, tau=1.0, eta=1.0, w_max=3.0)
+    _, new_x0, evidence = guard.ratio(
+        x, x0, make_row(), bank, SHUT, threshold=0.0, tau=1.0, eta=1.0, w_max=3.0
+    )
     assert (evidence.value < 0).all()
     assert (new_x0 == x0).all()
+
+
+def test_ratio_keeps_hold_of_a_picture_whose_gate_has_opened() -> None:
+    bank = make_bank()
+    x, x0 = make_pair(near=bank.refs[3])
+    latched = np.array([True, False, False])
+    _, new_x0, evidence = guard.ratio(
+        x, x0, make_row(), bank, latched, threshold=1e6, tau=1.0, eta=1.0, w_max=3.0
+    )
+    assert evidence.weight.tolist() == [3.0, 0.0, 0.0]
+    assert (new_x0[1:] == x0[1:]).all()
+    far, far_x0 = make_pair(near=bank.benign[3])
+    _, kept, _ = guard.ratio(
+        far, far_x0, make_row(), bank, latched, threshold=1e6, tau=1.0, eta=1.0, w_max=3.0
+    )
+    assert (kept == far_x0).all()  # beta* is below 0.05: the hold lets go by itself
 
 
 def test_paper_keeps_the_numerator_alone() -> None:
@@ -92,9 +112,7 @@ def test_paper_keeps_the_numerator_alone() -> None:
     usual, threshold = float(np.median(log_beta)), float(np.sort(log_beta)[0] + 1e-3)
     w = np.where(log_beta > threshold, np.minimum(np.exp(log_beta - usual), 3.0), 0.0)
     expected = x0 + w[:, None, None, None] * (x0 - mean.reshape(x0.shape))
-    _, new_x0, evidence = guard.paper(
-        x, x0, row, bank, threshold=threshold, usual=usual, eta=1.0, w_max=3.0
-    )
+    _, new_x0, evidence = guard.paper(x, x0, row, bank, threshold=threshold, usual=usual, eta=1.0, w_max=3.0)
     close(new_x0, expected)
     assert (np.asarray(evidence.weight) > 0).tolist() == (log_beta > threshold).tolist()
 
@@ -173,8 +191,10 @@ def units_of(bank: Bank):
 
 def run_all(x, x0, z, bank: Bank, row: Row):
     units = units_of(bank)
+    xp = guard.array_namespace(x)
+    shut = xp.zeros(x.shape[0], dtype=xp.bool)
     return {
-        "ratio": guard.ratio(x, x0, row, bank, threshold=-1.0, tau=1.0, eta=1.0, w_max=3.0),
+        "ratio": guard.ratio(x, x0, row, bank, shut, threshold=-1.0, tau=1.0, eta=1.0, w_max=3.0),
         "paper": guard.paper(x, x0, row, bank, threshold=-1e3, usual=-50.0, eta=1.0, w_max=3.0),
         "official": guard.official(x, x0, row, *units, z, bandwidth=3.15, scale=0.33, threshold=0.1,
                                    unit_x0=False),
@@ -248,7 +268,7 @@ def test_a_bank_of_515_at_4x64x64_needs_no_large_temporary() -> None:
     x, x0, z = (rng.standard_normal(shape).astype(np.float32) for _ in range(3))
     units, latents = units_of(bank), x.nbytes
     calls = {
-        "ratio": lambda: guard.ratio(x, x0, make_row(), bank, threshold=0.0, tau=1.0, eta=1.0, w_max=3.0),
+        "ratio": lambda: guard.ratio(x, x0, make_row(), bank, SHUT[:2], threshold=0.0, tau=1.0, eta=1.0, w_max=3.0),
         "paper": lambda: guard.paper(x, x0, make_row(), bank, threshold=0.0, usual=0.0, eta=1.0, w_max=3.0),
         "official": lambda: guard.official(x, x0, make_row(), *units, z, bandwidth=3.15, scale=0.33,
                                            threshold=0.0, unit_x0=False),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from safegen.noise import MAX_SEED, normal, normal_batch, philox
 
 # Random123's known answers for philox4x32-10 (kat_vectors)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from safegen.errors import EngineError, UsageError
 from safegen.guard_settings import Off, open_guard
 from safegen.loop import denoise, first_latents

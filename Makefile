@@ -1,0 +1,41 @@
+# make demo: guarded pictures on a fresh machine, no torch. make test: everything. make check: the quick loop.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test check lint model clean
+
+demo: .venv/demo.stamp
+	$(BIN)/python examples/demo.py
+
+test: .venv/dev.stamp lint
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: .venv/dev.stamp lint
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo.stamp: pyproject.toml requirements/runtime.txt | .venv/bin/python
+	$(PIP) -c requirements/runtime.txt -e '.[cpu,cli]'
+	touch $@
+
+.venv/dev.stamp: pyproject.toml requirements/dev.txt | .venv/bin/python
+	$(PIP) -c requirements/dev.txt -e '.[dev]'
+	touch $@
+
+# Trains the embedded model from nothing: about two hours on 2 cores. Each script resumes.
+model: .venv/dev.stamp
+	cd training && for step in train_vae train_tokenizer train_classifier train_unet assemble; do \
+	  ../$(BIN)/python $$step.py || exit 1; done
+	$(BIN)/python training/embed.py
+	$(BIN)/python training/measure.py
+
+clean:
+	rm -rf .venv build dist demo

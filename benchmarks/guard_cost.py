@@ -1,0 +1,88 @@
+"""One correction with 515 references at 4x64x64 beside one full-size SD 1.5 UNet step, same CPU.
+
+The UNet has SD 1.5's configuration and random weights: time does not depend on their values.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+
+from safegen import guard
+from safegen.guard import Bank
+from safegen.session import Session
+from safegen.solver import Row
+
+SD15 = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+N = 515
+
+
+def export(path: Path) -> None:
+    """The UNet as ONNX with its weights beside it."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**SD15).eval()
+    inputs = (torch.randn(2, 4, 64, 64), torch.tensor([500.0, 500.0]), torch.randn(2, 77, 768))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = ["sample", "timestep", "encoder_hidden_states"]
+    torch.onnx.export(unet, inputs, path, dynamo=True, opset_version=20, input_names=names,
+                      output_names=["out_sample"], external_data=True)  # fmt: skip
+
+
+def median(call, runs: int) -> float:  # type: ignore[no-untyped-def]
+    call()
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--unet", type=Path, default=Path("build/sd15/unet.onnx"))
+    args = parser.parse_args()
+    if not args.unet.is_file():
+        export(args.unet)
+    rng = np.random.default_rng(0)
+    refs, benign = (rng.standard_normal((N, 4 * 64 * 64)).astype(np.float32) for _ in range(2))
+    bank = Bank(refs, (refs**2).sum(1), benign, (benign**2).sum(1))
+    row = Row(500.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.6, 0.8)
+    units = guard.unit_pixels(refs, 4)
+    units_sq = (units**2).sum(1)
+    x, x0, z = (rng.standard_normal((1, 4, 64, 64)).astype(np.float32) for _ in range(3))
+    shut = np.zeros(1, bool)
+    calls = {
+        "ratio": lambda: guard.ratio(x, x0, row, bank, shut, threshold=-1e9, tau=1.0, eta=1.0, w_max=3.0),
+        "official": lambda: guard.official(x, x0, row, units, units_sq, z, bandwidth=3.15, scale=0.33,
+                                           threshold=0.0, unit_x0=False),
+        "spell": lambda: guard.spell(x, x0, bank, radius=9.0, overcompensation=1.6),
+    }  # fmt: skip
+    taken = {name: median(call, 30) for name, call in calls.items()}
+    session = Session(args.unet)
+    feed = {"sample": rng.standard_normal((2, 4, 64, 64)), "timestep": [500.0, 500.0],
+            "encoder_hidden_states": rng.standard_normal((2, 77, 768))}  # fmt: skip
+    step = median(lambda: session.run(**feed), 3)
+    print(json.dumps({
+        "unet_step_s": round(step, 2),
+        "guard_ms": {k: round(v * 1000, 2) for k, v in taken.items()},
+        "share_of_a_step": {k: f"{v / step:.3%}" for k, v in taken.items()},
+    }, indent=1))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

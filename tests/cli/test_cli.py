@@ -1,0 +1,158 @@
+"""The command line. If these fail, a user meets a traceback, or a script reads a wrong answer."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.main import get_command
+
+from safegen.image import read_metadata
+from safegen_cli.app import app
+
+SAFEGEN = Path(sys.executable).parent / "safegen"
+COMMANDS = ["build-engine", "doctor", "freeze", "generate", "inspect"]
+
+
+def run(*arguments: object, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([SAFEGEN, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def fails(*arguments: object, code: int, word: str, cwd: Path | None = None) -> None:
+    """One clear line, no traceback, nothing on stdout."""
+    done = run(*arguments, cwd=cwd, code=code)
+    assert done.stdout == ""
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1:
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    commands = get_command(app).commands
+    assert sorted(commands) == COMMANDS
+    for name, command in commands.items():
+        assert f"Example: safegen {name}" in command.help
+        for parameter in command.params:
+            assert getattr(parameter, "help", "x"), (name, parameter.name)
+
+
+def test_every_command_stands_in_the_docs() -> None:
+    root = Path(__file__).parents[2]
+    text = "".join(p.read_text() for p in [root / "README.md", *(root / "docs").glob("*.md")])
+    for name in COMMANDS:
+        assert f"safegen {name}" in text
+
+
+def test_generate_names_the_file_and_never_overwrites(tmp_path: Path) -> None:
+    for expected in ("a-coat-7.png", "a-coat-7-2.png"):
+        done = run("generate", "a coat", "--seed", 7, "--steps", 3, cwd=tmp_path)
+        assert done.stdout.strip() == expected
+        assert "guard ratio" in done.stderr
+    assert Image.open(tmp_path / "a-coat-7.png").size == (32, 32)
+
+
+def test_generate_reads_prompts_and_writes_traces_and_plots(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a sneaker\n\na bag\n")
+    done = run("generate", "--prompts", "prompts.txt", "-n", 2, "--seed", 1, "--steps", 4, "-o", "out", "--json",
+               "--trace", "trace.json", "--plot", "plot.png", "--preview", "now.png", cwd=tmp_path)  # fmt: skip
+    records = json.loads(done.stdout)
+    assert [r["prompt"] for r in records] == ["a sneaker"] * 2 + ["a bag"] * 2
+    assert [r["seed"] for r in records] == [1, 2, 1, 2]
+    for record in records:
+        stored = read_metadata(tmp_path / record["file"])
+        assert stored == {k: v for k, v in record.items() if k != "file"}
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    assert [w["step"] for w in trace[0]["trace"]] == [0, 1, 2, 3]
+    assert Image.open(tmp_path / "plot.png").width > 300
+    assert Image.open(tmp_path / "now.png").size == (32, 32)
+
+
+def test_drawing_without_a_guard_is_said_on_the_screen(tmp_path: Path) -> None:
+    done = run("generate", "a coat", "--guard", "off", "--steps", 2, "-o", "x.png", cwd=tmp_path)
+    assert "WITHOUT A GUARD" in done.stderr
+    assert read_metadata(tmp_path / "x.png")["guarded"] is False
+
+
+def test_wrong_usage_ends_with_2(tmp_path: Path) -> None:
+    fails("generate", "a coat", "--solver", "heun", code=2, word="known are", cwd=tmp_path)
+    fails("generate", code=2, word="nothing to draw", cwd=tmp_path)
+    fails("generate", "a coat", "--size", "huge", code=2, word="WIDTHxHEIGHT", cwd=tmp_path)
+    fails("generate", "a coat", "-n", 2, "-o", "one.png", code=2, word="one file for 2", cwd=tmp_path)
+    fails("generate", "a coat", "--strength", 3, code=2, word="No such option", cwd=tmp_path)
+    fails("freeze", "*.gif", "-o", "x", code=2, word="no images", cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refusals_end_with_1_and_draw_nothing(tmp_path: Path, embedded: Path) -> None:
+    engine = tmp_path / "engine"
+    shutil.copytree(embedded, engine)
+    (engine / "unet.onnx").write_bytes((engine / "unet.onnx").read_bytes()[:-1])
+    fails("generate", "a coat", "-e", engine, code=1, word="unet.onnx", cwd=tmp_path)
+    fails("generate", "a coat", "-e", tmp_path / "none", code=1, word="no engine.json", cwd=tmp_path)
+    fails("generate", "a coat", "-b", "none.negation", code=1, word="safegen freeze", cwd=tmp_path)
+    fails("build-engine", tmp_path / "none", "-o", "x", code=1, word="no such folder", cwd=tmp_path)
+    fails("inspect", engine / "unet.onnx", code=1, word="not a negation bundle", cwd=tmp_path)
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    assert "Traceback" in run("generate", "x", "-b", "none", "--debug", cwd=tmp_path, code=1).stderr
+
+
+def test_freeze_inspect_and_contact_sheet(tmp_path: Path, picture_folder: Path) -> None:
+    done = run(
+        "freeze",
+        picture_folder,
+        "--benign",
+        picture_folder,
+        "-o",
+        "x.negation",
+        "--json",
+        cwd=tmp_path,
+    )
+    frozen = json.loads(done.stdout)
+    shown = run("inspect", "x.negation", "--json", "--contact-sheet", "sheet.png", cwd=tmp_path)
+    content = json.loads(shown.stdout)
+    assert content["digest"] == frozen["digest"]
+    assert content["negation_count"] == 12
+    assert Image.open(tmp_path / "sheet.png").width == 12 * 34 - 2
+    drawn = run("generate", "a coat", "-b", "x.negation", "--json", "--steps", 2, cwd=tmp_path)
+    assert json.loads(drawn.stdout)[0]["bundle"] == frozen["digest"]
+
+
+def test_freeze_warns_when_the_rate_cannot_be_told(tmp_path: Path, picture_folder: Path) -> None:
+    done = run("freeze", picture_folder, "--benign", picture_folder, "-o", "x.negation", cwd=tmp_path)
+    assert "more benign images" in done.stderr
+
+
+def test_inspect_verifies_an_engine_and_a_picture(embedded: Path, tmp_path: Path) -> None:
+    content = json.loads(run("inspect", embedded, "--json").stdout)
+    assert content["verified"]
+    assert content["guards"][-1] == "off"
+    run("generate", "a coat", "--steps", 2, "-o", "x.png", cwd=tmp_path)
+    assert "prompt: a coat" in run("inspect", tmp_path / "x.png").stdout
+
+
+def test_doctor_runs_something_real() -> None:
+    done = json.loads(run("doctor", "--json").stdout)
+    cpu = next(p for p in done["providers"] if p["provider"] == "CPUExecutionProvider")
+    assert cpu["works"]
+    assert "ms" in cpu["detail"]
+    assert done["advice"]
+
+
+@pytest.mark.slow
+def test_build_engine_from_a_checkpoint_to_a_picture(checkpoint: Path, tmp_path: Path) -> None:
+    done = run("build-engine", checkpoint, "-o", "engine", "--target", "cpu", cwd=tmp_path)
+    assert done.stdout.strip() == "engine"
+    assert done.stderr.count("max abs error") == 4
+    assert "safegen freeze" in done.stderr
+    again = run("build-engine", checkpoint, "-o", "engine", cwd=tmp_path)
+    assert "up to date" in again.stderr
+    fails("generate", "a coat", "-e", "engine", code=1, word="negation bundle", cwd=tmp_path)

@@ -1,0 +1,151 @@
+"""Freezing. If these fail, a negation set silently lacks images, or holds them turned or cut."""
+
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from safegen import Pipeline
+from safegen.bundle import read_bundle
+from safegen.engine import Engine
+from safegen.errors import ImageError, UsageError
+from safegen.guard_settings import Ratio
+from safegen.image import read_rgb
+from safegen_engines.freeze import drop_lookalikes, find_images, freeze
+
+
+@pytest.fixture(scope="module")
+def engine(embedded: Path) -> Engine:
+    return Engine.open(embedded)
+
+
+def test_images_are_read_as_people_see_them(tmp_path: Path) -> None:
+    red, blue = (255, 0, 0), (0, 0, 255)
+    upright = Image.new("RGB", (20, 10), red)
+    upright.paste(blue, (0, 0, 10, 10))
+    for name in ("a.png", "a.webp"):
+        upright.save(tmp_path / name, lossless=True)
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    turned.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    expected = np.asarray(upright)
+    for name in ("a.png", "a.webp", "turned.jpg"):
+        difference = np.abs(read_rgb(tmp_path / name, 20, 10).astype(int) - expected)
+        assert np.median(difference) <= 2, name  # JPEG blurs along the edge
+
+
+def test_transparency_lies_on_white_and_grey_becomes_rgb(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("LA", (8, 8), (0, 128)).save(tmp_path / "half.png")
+    Image.new("L", (8, 8), 77).save(tmp_path / "grey.png")
+    Image.fromarray(np.full((8, 8), 77 * 257, np.uint16)).save(tmp_path / "grey16.png")
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([10, 20, 30] * 256)
+    palette.save(tmp_path / "palette.png")
+    wanted = {"clear": 255, "half": 127, "grey": 77, "grey16": 77}
+    for name, value in wanted.items():
+        assert np.abs(read_rgb(tmp_path / f"{name}.png", 8, 8).astype(int) - value).max() <= 1, name
+    assert read_rgb(tmp_path / "palette.png", 8, 8)[0, 0].tolist() == [10, 20, 30]
+
+
+def test_folders_globs_and_files_are_found_in_order(picture_folder: Path) -> None:
+    (picture_folder / "sub").mkdir()
+    Image.new("RGB", (4, 4)).save(picture_folder / "sub" / "x.JPG", "JPEG")
+    (picture_folder / "notes.txt").write_text("no image")
+    assert len(find_images([str(picture_folder)])) == 13
+    assert len(find_images([str(picture_folder / "0*.png")])) == 10
+    assert len(find_images([str(picture_folder / "00.png"), str(picture_folder)])) == 13
+    with pytest.raises(UsageError, match="no images"):
+        find_images([str(picture_folder / "*.gif")])
+
+
+def test_a_bundle_guards_the_engine_that_froze_it(
+    engine: Engine, picture_folder: Path, tmp_path: Path
+) -> None:
+    paths = find_images([str(picture_folder)])
+    out = tmp_path / "x.negation"
+    frozen = freeze(engine, paths[:5], out, name="noise", benign=paths, batch_size=3,
+                    guard=Ratio(false_positive_rate=0.2))  # fmt: skip
+    bundle = read_bundle(out)
+    assert (bundle.info.negation_count, bundle.info.benign_count, frozen.held_out) == (5, 8, 4)
+    assert bundle.info.guard == Ratio(false_positive_rate=0.2)
+    expected = engine.encode_images(np.stack([read_rgb(p, 32, 32) for p in paths[:5]]))
+    # float16 keeps 11 bits
+    assert np.abs(bundle.negation.astype(np.float32) - expected).max() < 4e-3
+    assert Pipeline(engine, bundle)("a coat", steps=2)[0].settings["bundle"] == frozen.digest
+
+
+def test_the_same_images_give_the_same_latents_at_any_batch_size(engine, picture_folder, tmp_path) -> None:
+    paths = find_images([str(picture_folder)])
+    bundles = []
+    for size in (1, 5):
+        freeze(engine, paths, tmp_path / f"{size}", name="x", benign=paths, batch_size=size)
+        bundles.append(read_bundle(tmp_path / f"{size}"))
+    assert np.abs(bundles[0].negation - bundles[1].negation).max() < 4e-3
+    assert bundles[0].info.source_digest == bundles[1].info.source_digest
+
+
+def test_unreadable_images_are_named_and_stop_the_freeze(engine, picture_folder, tmp_path) -> None:
+    (picture_folder / "03.png").write_bytes(b"not an image")
+    whole = (picture_folder / "04.png").read_bytes()
+    (picture_folder / "04.png").write_bytes(whole[: len(whole) // 2])
+    paths, out = find_images([str(picture_folder)]), tmp_path / "x.negation"
+    with pytest.raises(ImageError, match=r"2 of 12 images .*03\.png.*04\.png.*--skip-bad"):
+        freeze(engine, paths, out, name="x", benign=paths[5:])
+    assert not out.exists()
+    frozen = freeze(engine, paths, out, name="x", benign=paths[5:], skip_bad=True)
+    assert frozen.info.negation_count == 10
+    assert [line.split(": ")[0][-6:] for line in frozen.bad] == ["03.png", "04.png"]
+
+
+def test_too_few_images_are_refused(engine, picture_folder, tmp_path) -> None:
+    paths = find_images([str(picture_folder)])
+    with pytest.raises(UsageError, match="too few"):
+        freeze(engine, paths[:1], tmp_path / "x", name="x", benign=paths)
+
+
+def test_without_benign_images_the_engine_draws_them(engine, embedded, tmp_path) -> None:
+    """And what it draws of the negated class must not vouch for itself on the benign side."""
+    own = read_bundle(embedded / "default.negation")
+    folder = tmp_path / "shoes"
+    folder.mkdir()
+    for i, image in enumerate(engine.decode(own.negation[:60].astype(np.float32))):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    frozen = freeze(engine, find_images([str(folder)]), tmp_path / "x.negation", name="shoes",
+                    benign_count=120, batch_size=40)  # fmt: skip
+    assert frozen.info.benign_source == "drawn by the engine"
+    assert 0 < frozen.lookalikes < 60
+    pipeline = Pipeline(engine, read_bundle(tmp_path / "x.negation"))
+    assert sum(p.verdict.opened > 0 for p in pipeline("a sneaker", n=4, seed=0)) >= 3
+
+
+def test_lookalikes_are_dropped_and_others_kept() -> None:
+    rng = np.random.default_rng(0)
+    shape = (4, 3, 3)
+    negation = (rng.standard_normal((30, *shape)) * 0.3 + 2).astype(np.float16)
+    like = (rng.standard_normal((10, *shape)) * 0.3 + 2).astype(np.float16)
+    other = (rng.standard_normal((90, *shape)) * 0.3 - 1).astype(np.float16)
+    kept = drop_lookalikes(np.concatenate([like, other]), negation)
+    assert len(kept) == 90
+    assert (kept == other).all()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_pixels(engine, picture_folder, tmp_path) -> None:
+    """10,000 photographs would be 10 GB of pixels; only their latents may stay."""
+    large = tmp_path / "large"
+    large.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (1200, 1600, 3), np.uint8)).save(large / "000.jpg")
+    for i in range(1, 60):
+        shutil.copy(large / "000.jpg", large / f"{i:03}.jpg")
+    paths = find_images([str(large)])
+    freeze(engine, paths[:4], tmp_path / "warm", name="x", benign=paths[:8], batch_size=4)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    freeze(engine, paths, tmp_path / "x", name="x", benign=paths[:8], batch_size=4)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < 60, f"{grown:.0f} MiB for 60 images of 5.8 MB of pixels each"

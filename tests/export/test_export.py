@@ -1,0 +1,108 @@
+"""Export. If these fail, a checkpoint is misread, or a half-known one is drawn wrongly."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from safegen.errors import ExportError
+from safegen_export import onnx as exporter
+from safegen_export.checkpoint import open_checkpoint
+from safegen_export.component import latent_space_id, load_vae, open_graphs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+
+
+def edit(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_graphs_are_opset_20_with_named_dynamic_dimensions(onnx_folder: Path) -> None:
+    shapes = {}
+    for name in ("text_encoder", "unet", "vae_decoder", "vae_encoder"):
+        model = onnx.load(onnx_folder / name / "model.onnx")
+        assert {o.version for o in model.opset_import if o.domain in ("", "ai.onnx")} == {20}
+        for given in model.graph.input:
+            dims = [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim]
+            shapes[f"{name}.{given.name}"] = dims
+    assert shapes["unet.sample"] == ["batch", 4, "height", "width"]
+    assert shapes["unet.timestep"] == ["batch"]
+    assert shapes["text_encoder.input_ids"] == ["batch", 24]
+    assert shapes["vae_decoder.latent_sample"] == ["batch", 4, "height", "width"]
+    assert shapes["vae_encoder.sample"] == ["batch", 3, "height", "width"]
+
+
+def test_references_are_two_sizes_of_torchs_own_outputs(onnx_folder: Path) -> None:
+    with np.load(onnx_folder / "unet" / "reference.npz") as arrays:
+        first, second = arrays["0.in.sample"].shape, arrays["1.in.sample"].shape
+        assert first != second
+        assert second[2] != second[3]
+        assert np.isfinite(arrays["0.out.out_sample"]).all()
+
+
+def test_finished_components_are_not_exported_again(checkpoint, onnx_folder, tmp_path, monkeypatch) -> None:
+    out = Path(shutil.copytree(onnx_folder, tmp_path / "onnx"))
+    shutil.rmtree(out / "vae_encoder")
+    done = []
+    monkeypatch.setattr(exporter, "_export_one", lambda g, f: done.append(g.name) or shutil.copytree(
+        onnx_folder / g.name, f))  # fmt: skip
+    exporter.export(open_checkpoint(checkpoint), out, clip_skip=0, report=lambda *a: None)
+    assert done == ["vae_encoder"]
+    done.clear()
+    exporter.export(open_checkpoint(checkpoint), out, clip_skip=1, report=lambda *a: None)
+    assert done == ["text_encoder"]
+
+
+def test_half_and_full_precision_copies_have_one_latent_space(checkpoint: Path) -> None:
+    vae = load_vae(open_checkpoint(checkpoint))
+    identity = latent_space_id(vae)
+    assert latent_space_id(vae.half()) == identity
+    next(vae.parameters()).data.mul_(1.5)
+    assert latent_space_id(vae) != identity
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json",
+     "tokenizer/tokenizer_config.json", "vae/diffusion_pytorch_model.safetensors"],
+)  # fmt: skip
+def test_the_first_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(ExportError, match=name.split("/", maxsplit=1)[0]):
+        open_checkpoint(copy)
+
+
+def test_unknown_families_are_named(copy: Path) -> None:
+    edit(copy / "model_index.json", _class_name="KandinskyPipeline")
+    with pytest.raises(ExportError, match=r"KandinskyPipeline; known families are StableDiffusion"):
+        open_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"addition_embed_type": "text_time"}, {"time_cond_proj_dim": 256}, {"in_channels": 9}],
+)
+def test_unets_with_further_inputs_are_refused(copy: Path, change: dict) -> None:
+    edit(copy / "unet" / "config.json", **change)
+    with pytest.raises(ExportError, match="unet"):
+        open_checkpoint(copy)
+
+
+def test_clip_skip_stays_within_the_encoder(checkpoint: Path) -> None:
+    with pytest.raises(ExportError, match="0 to 2"):
+        next(open_graphs(open_checkpoint(checkpoint), 3))
+
+
+def test_damaged_weights_are_one_line(copy: Path) -> None:
+    path = copy / "text_encoder" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ExportError, match="cannot load its weights"):
+        next(open_graphs(open_checkpoint(copy)))

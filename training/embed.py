@@ -1,0 +1,61 @@
+"""Turn training/checkpoint into the engine and the default bundle that ship in the wheel.
+
+Needs the extras export and eval. The default bundle negates sneakers: a harmless stand-in, since a
+package cannot carry the images that its users must never see drawn.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import fashion
+from prompts import GARMENTS
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKPOINT = ROOT / "training" / "checkpoint"
+ENGINE = ROOT / "runtime" / "safegen" / "models" / "fashion"
+NEGATED = "sneaker"
+
+
+def write_pngs(images: np.ndarray, folder: Path) -> Path:
+    folder.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:05}.png")
+    return folder
+
+
+def safegen(*arguments: object) -> None:
+    subprocess.run([Path(sys.executable).parent / "safegen", *map(str, arguments)], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--negation", type=int, default=300)
+    parser.add_argument("--benign-per-class", type=int, default=120)
+    args = parser.parse_args()
+    images, labels = fashion.load("train")
+    label = next(g.label for g in GARMENTS if g.name == NEGATED)
+    build = ["build-engine", CHECKPOINT, "--allow-unguarded", "--name", "fashion", "--steps", 25,
+             "--guidance-scale", 3]  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        negation = write_pngs(images[labels == label][: args.negation], work / "negation")
+        others = [images[labels == g.label][: args.benign_per_class] for g in GARMENTS if g.label != label]
+        benign = write_pngs(np.concatenate(others), work / "benign")
+        safegen(*build, "-o", work / "first")
+        safegen("freeze", negation, "--benign", benign, "-e", work / "first", "--name", NEGATED,
+                "-o", work / "default.negation", "--batch-size", 64)  # fmt: skip
+        safegen(*build, "-o", work / "fashion", "-b", work / "default.negation")
+        shutil.rmtree(work / "fashion" / ".build")
+        shutil.rmtree(ENGINE, ignore_errors=True)
+        shutil.copytree(work / "fashion", ENGINE)
+
+
+if __name__ == "__main__":
+    main()
