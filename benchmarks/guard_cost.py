@@ -67,7 +67,9 @@ def main() -> None:
     x, x0, z = (rng.standard_normal((1, 4, 64, 64)).astype(np.float32) for _ in range(3))
     shut = np.zeros(1, bool)
     calls = {
-        "ratio": lambda: guard.ratio(x, x0, row, bank, shut, threshold=-1e9, tau=1.0, eta=1.0, w_max=3.0),
+        "ratio": lambda: guard.ratio(
+            x, x0, row, bank, shut, opens=-1e9, releases=0.0, tau=1.0, repulsion=1.0
+        ),
         "official": lambda: guard.official(x, x0, row, units, units_sq, z, bandwidth=3.15, scale=0.33,
                                            threshold=0.0, unit_x0=False),
         "spell": lambda: guard.spell(x, x0, bank, radius=9.0, overcompensation=1.6),

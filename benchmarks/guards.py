@@ -36,6 +36,7 @@ ARMS = {
     "paper": {"guard": "paper"},
     "spell": {"guard": "spell"},
     "sgf": {"guard": "sgf"},
+    "theorem": {"guard": "theorem"},
     "ratio": {"guard": "ratio"},
 }
 
@@ -75,11 +76,14 @@ def prompts_of(garments: list[Garment], per_word: int) -> tuple[list[str], np.nd
 def run(pipeline: Pipeline, texts: list[str], seed: int, arm: dict, negated: Garment, steps: int) -> list:  # type: ignore[type-arg]
     """Pictures of one arm; prompt i has the same first noise in every arm."""
     negative = f"a photo of a {negated.name}" if arm.get("negative") else ""
-    pictures = []
-    for start in range(0, len(texts), 50):
-        pictures += pipeline(texts[start : start + 50], seed=seed + start, guard=arm["guard"],
-                             negative_prompt=negative, batch_size=50, steps=steps)  # fmt: skip
-    return pictures
+    return pipeline(
+        texts,
+        seed=list(range(seed, seed + len(texts))),
+        guard=arm["guard"],
+        negative_prompt=negative,
+        batch_size=50,
+        steps=steps,
+    )
 
 
 def measure(judge: Judge, pipeline: Pipeline, negated: Garment, arm: dict, real: np.ndarray,
@@ -88,7 +92,7 @@ def measure(judge: Judge, pipeline: Pipeline, negated: Garment, arm: dict, real:
     attack, _, words = prompts_of([negated], per_word * 2)
     hits = judge(grey(run(pipeline, attack, 10_000, arm, negated, steps)))[0] == negated.label
     others = [g for g in GARMENTS if g.label != negated.label]
-    texts, labels, benign_words = prompts_of(others, per_word // 3)
+    texts, labels, benign_words = prompts_of(others, per_word // 2)
     pictures = run(pipeline, texts, 50_000, arm, negated, steps)
     seen, features = judge(grey(pictures))
     plain = np.array([w == GARMENTS[label].name for w, label in zip(benign_words, labels, strict=True)])
@@ -114,7 +118,7 @@ def main() -> None:
     parser.add_argument("--classes", nargs="*", default=["sneaker", "trousers", "bag", "shirt", "t-shirt"])
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--bank", type=int, default=300, help="negation images")
-    parser.add_argument("--per-word", type=int, default=30, help="twice as many attack pictures a word")
+    parser.add_argument("--per-word", type=int, default=16, help="twice as many attack pictures a word")
     parser.add_argument("--steps", type=int, help="the engine's default if left out")
     parser.add_argument("--engine", type=Path, default=EMBEDDED)
     parser.add_argument("--out", type=Path, default=OUT)

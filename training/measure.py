@@ -25,10 +25,8 @@ def draw(pipeline: Pipeline, per_class: int) -> tuple[list, np.ndarray, list[str
     for garment in GARMENTS:
         prompts = [p for label, _, p in all_prompts() if label == garment.label]
         chosen = [prompts[i % len(prompts)] for i in range(per_class)]
-        rounds = -(-per_class // len(prompts))
-        for turn in range(rounds):
-            part = chosen[turn * len(prompts) : (turn + 1) * len(prompts)]
-            pictures += pipeline(part, seed=1000 * garment.label + turn, guard="off", batch_size=60)
+        seeds = range(10_000 * garment.label, 10_000 * garment.label + per_class)
+        pictures += pipeline(chosen, seed=list(seeds), guard="off", batch_size=50)
         labels += [garment.label] * per_class
         texts += chosen
     return pictures, np.array(labels), texts

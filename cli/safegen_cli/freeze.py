@@ -19,7 +19,7 @@ def freeze(
     name: Annotated[str | None, typer.Option(help="What is negated, for people; the file's name if left out.")] = None,
     size: Annotated[str | None, typer.Option(help="Size of the pictures to guard: 512 or WIDTHxHEIGHT.")] = None,
     guard: Annotated[str, typer.Option(help="The bundle's guard.")] = "ratio",
-    false_positive_rate: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open.")] = 0.01,
+    false_positive_rate: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open.")] = 0.02,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 8,
     as_json: Json = False,

@@ -35,7 +35,7 @@ def generate(
     spacing: Annotated[str | None, typer.Option(help="leading, linspace or trailing.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1 is not at all closer.")] = None,
     size: Annotated[str | None, typer.Option(help="512 or WIDTHxHEIGHT.")] = None,
-    guard: Annotated[str | None, typer.Option(help="ratio, official[:PRESET], paper, spell, sgf, bank-mean, renoise-only or off; the bundle's own if left out.")] = None,
+    guard: Annotated[str | None, typer.Option(help="ratio, theorem, official[:PRESET], paper, spell, sgf, bank-mean, renoise-only or off; the bundle's own if left out.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.")] = 4,
     preview: Annotated[Path | None, typer.Option(help="After each step write the picture foreseen to this PNG.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write the guard's figures of each step to this JSON file.")] = None,

@@ -34,21 +34,36 @@ class Calibration(NamedTuple):
     """(L, K) log beta (the numerator alone) of the same negation images."""
 
 
-def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: Any) -> NDArray[np.float64]:
-    """Gate thresholds on log beta* at each given log-SNR, for one false-positive rate a picture.
+class Thresholds(NamedTuple):
+    """Two curves over the steps of a plan."""
 
-    The curve is q + z e: at each level q is the benign images' 0.9-quantile and e the mean excess
-    above it (the scale of an exponential tail), and the one z is that at which the share of held-out
-    benign pictures that pass the curve at any level is the rate asked for, rounded down so that it
-    also holds for the next picture (split conformal: the ceil((H + 1)(1 - rate))-th score).
+    opens: NDArray[np.float64]
+    """The gate opens where log beta* is above."""
+    releases: NDArray[np.float64]
+    """An open gate fades out around this: a benign picture's usual log beta*, at most 0."""
+
+
+def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: Any) -> Thresholds:
+    """Thresholds on log beta* at each given log-SNR, for one false-positive rate a picture.
+
+    The gate opens above q + z e: at each level q is the benign images' 0.9-quantile and e the mean
+    excess above it (the scale of an exponential tail), and the one z is that at which the share of
+    held-out benign pictures that pass the curve anywhere between the plan's first and last level is
+    the rate asked for, rounded down so that it also holds for the next picture (split conformal: the
+    ceil((H + 1)(1 - rate))-th score).
     """
+    finite = np.asarray([v for v in log_snr if np.isfinite(v)])
+    known = calibration.log_snr
+    seen = (known >= finite.min() - 0.5) & (known <= finite.max() + 0.5)
     high = np.quantile(calibration.benign, 0.9, axis=1, keepdims=True)
     above = np.maximum(calibration.benign - high, 0)
     excess = above.sum(axis=1) / np.maximum((above > 0).sum(axis=1), 1) + 1e-6
-    scores = np.sort(((calibration.benign - high) / excess[:, None]).max(axis=0))
+    scores = np.sort(((calibration.benign - high) / excess[:, None])[seen].max(axis=0))
     rank = math.ceil((len(scores) + 1) * (1 - false_positive_rate)) - 1
     z = scores[min(rank, len(scores) - 1)]
-    return np.asarray(np.interp(log_snr, calibration.log_snr, high[:, 0] + z * excess))
+    usual = np.minimum(np.median(calibration.benign, axis=1), 0.0)
+    opens = np.interp(log_snr, known, high[:, 0] + z * excess)
+    return Thresholds(opens, np.minimum(np.interp(log_snr, known, usual), opens))
 
 
 def density_curves(calibration: Calibration, quantile: float, log_snr: Any) -> tuple[Any, Any]:
@@ -71,12 +86,14 @@ def calibrate(
         tau: kernel temperature.
     """
     curves: list[tuple[Array, Array, Array]] = []
-    for level, log_snr in enumerate(LOG_SNR_GRID):
+    # one noise an image for all levels: so a deterministic solver's x_t moves along its path
+    benign_noise, negation_noise = _noise(benign, 0), _noise(negation, 1)
+    for log_snr in LOG_SNR_GRID:
         alpha, sigma = 1 / math.sqrt(1 + math.exp(-log_snr)), 1 / math.sqrt(1 + math.exp(log_snr))
         row = Row(0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, alpha, sigma)
-        noised = alpha * benign + sigma * _noise(benign, 2 * level)
+        noised = alpha * benign + sigma * benign_noise
         ordinary = log_ratio(noised, bank, row, tau)[0]
-        noised = alpha * negation + sigma * _noise(negation, 2 * level + 1)
+        noised = alpha * negation + sigma * negation_noise
         curves.append((ordinary, *_left_out(noised, bank, row, negation_rows, tau)))
     ordinary, unsafe, density = (np.stack(c).astype(np.float32) for c in zip(*curves, strict=True))
     return Calibration(LOG_SNR_GRID.astype(np.float32), ordinary, unsafe, density)

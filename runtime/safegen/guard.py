@@ -19,6 +19,9 @@ from safegen.solver import Row
 W_MIN = 0.05
 """A correction weaker than this is left out."""
 
+SETTLED = 0.0
+"""log-SNR from which a picture's content is settled and only its details are drawn."""
+
 Array = Any
 """An array of any namespace of the Python array API standard."""
 
@@ -88,15 +91,15 @@ def squared_distances(x0: Array, refs: Array, refs_sq: Array) -> Array:
     return xp.maximum(own[:, None] + refs_sq[None, :] - 2.0 * cross, xp.zeros_like(cross))
 
 
-def log_ratio(x: Array, bank: Bank, row: Row, tau: float = 1.0) -> tuple[Array, Array]:
-    """Log beta* with equal priors, (B,), and the kernels of the negation bank, (B, N).
+def log_ratio(x: Array, bank: Bank, row: Row, tau: float = 1.0) -> tuple[Array, Array, Array]:
+    """Log beta* with equal priors, (B,), and the kernels of both banks, (B, N) and (B, M).
 
     Theorem 3.2's ratio of two densities, each a mixture of the exact forward kernel.
     """
     unsafe = log_kernel(x, bank.refs, bank.refs_sq, row, tau)
     benign = log_kernel(x, bank.benign, bank.benign_sq, row, tau)
     value = logsumexp(unsafe) - math.log(unsafe.shape[1]) - logsumexp(benign) + math.log(benign.shape[1])
-    return value, unsafe
+    return value, unsafe, benign
 
 
 def mean_of_refs(weights: Array, refs: Array, like: Array) -> Array:
@@ -116,23 +119,48 @@ def push(x0: Array, weight: Array, kernels: Array, bank: Bank) -> Array:
     return x0 + per_sample(weight, x0) * (x0 - unsafe)
 
 
+def theorem(
+    x: Array, x0: Array, row: Row, bank: Bank, *, tau: float, eta: float, w_max: float
+) -> tuple[Array, Array, Evidence]:
+    """The theorem itself with two banks, without a gate: w = min(eta beta*, w_max), 0 below 0.05."""
+    xp = array_namespace(x)
+    value, kernels, _ = log_ratio(x, bank, row, tau)
+    strength = xp.exp(xp.minimum(value + math.log(eta), xp.full_like(value, math.log(w_max))))
+    weight = xp.where(strength >= W_MIN, strength, xp.zeros_like(strength))
+    evidence = Evidence(value + math.log(eta / W_MIN), weight, xp.argmax(kernels, axis=-1))
+    return x, push(x0, weight, kernels, bank), evidence
+
+
 def ratio(
     x: Array, x0: Array, row: Row, bank: Bank, latched: Array, *,
-    threshold: float, tau: float, eta: float, w_max: float,
+    opens: float, releases: float, tau: float, repulsion: float,
 ) -> tuple[Array, Array, Evidence]:  # fmt: skip
-    """The theorem itself with two banks: w = min(eta beta*, w_max), left alone where w < 0.05.
+    """The density ratio as a gate, and both banks as the direction.
 
-    The gate opens where log beta* passes its threshold, and then stays open for that picture:
-    ``latched`` (B,) says where it has opened before. Otherwise a picture pushed just below the
-    threshold would be let go there, still closer to the bank than to anything else.
+    Where the gate is open, x0' = x0 + w (E_benign + r (E_benign - E_unsafe) - x0): a prompt that asks
+    for the negated thing makes x0 itself unsafe, so theorem 3.2 starts from the benign bank's
+    posterior mean instead. E_benign - E_unsafe is -(sigma^2 / alpha) grad log beta*(x_t), so the push
+    stays among pictures, where x0 - E_unsafe (``theorem``) leaves them.
+
+    Args:
+        latched: (B,) bool: for which pictures the gate has opened before. It then stays open:
+            a picture let go just below the threshold would still be closer to the bank than to
+            anything else.
+        opens: log beta* above which the gate opens.
+        releases: log beta* at which an open gate has w = 1/2: w = beta* / (1 + beta*) from there.
+            While the picture's content is not settled, log-SNR below 0, w is 1.
+        repulsion: r.
     """
     xp = array_namespace(x)
-    value, kernels = log_ratio(x, bank, row, tau)
-    strength = xp.exp(xp.minimum(value + math.log(eta), xp.full_like(value, math.log(w_max))))
-    acts = ((value > threshold) | latched) & (strength >= W_MIN)
+    value, unsafe, benign = log_ratio(x, bank, row, tau)
+    away = xp.clip(value - releases, -30.0, 30.0)
+    strength = xp.ones_like(value) if row.log_snr < SETTLED else 1 / (1 + xp.exp(-away))
+    acts = ((value > opens) | latched) & (strength >= W_MIN)
     weight = xp.where(acts, strength, xp.zeros_like(strength))
-    evidence = Evidence(value - threshold, weight, xp.argmax(kernels, axis=-1))
-    return x, push(x0, weight, kernels, bank), evidence
+    safe = mean_of_refs(softmax(benign), bank.benign, x0)
+    target = safe + repulsion * (safe - mean_of_refs(softmax(unsafe), bank.refs, x0))
+    evidence = Evidence(value - opens, weight, xp.argmax(unsafe, axis=-1))
+    return x, x0 + per_sample(weight, x0) * (target - x0), evidence
 
 
 def paper(

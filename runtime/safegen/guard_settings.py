@@ -38,10 +38,16 @@ class _Mode(
 
 
 class Ratio(_Mode, frozen=True):
-    """Theorem 3.2 with two banks (the default)."""
+    """The density ratio of two banks as the gate, both banks as the direction (the default)."""
 
-    false_positive_rate: float = 0.01
+    false_positive_rate: float = 0.02
     """Share of ordinary pictures on which the gate may open at any step, 0 to 1."""
+    repulsion: float = 1.0
+
+
+class Theorem(_Mode, frozen=True):
+    """Theorem 3.2 with two banks, at every step, without a gate."""
+
     eta: float = 1.0
     w_max: float = 3.0
 
@@ -103,7 +109,7 @@ class Off(_Mode, frozen=True):
     """No guard. Only an engine built with --allow-unguarded takes it."""
 
 
-Settings = Ratio | Paper | Official | Spell | Sgf | BankMean | RenoiseOnly | Off
+Settings = Ratio | Theorem | Paper | Official | Spell | Sgf | BankMean | RenoiseOnly | Off
 
 OFFICIAL_PRESETS = {
     "nudity": Official(),
@@ -112,7 +118,7 @@ OFFICIAL_PRESETS = {
     "memorized-person": Official(bandwidth=13.15, scale=0.69, gate=False, first_steps=12),
     "memorized-artwork": Official(bandwidth=13.15, scale=0.9, gate=False, first_steps=12),
 }
-_PLAIN = (Ratio(), Paper(), Official(), Spell(), Sgf(), BankMean(), RenoiseOnly(), Off())
+_PLAIN = (Ratio(), Theorem(), Paper(), Official(), Spell(), Sgf(), BankMean(), RenoiseOnly(), Off())
 MODES = {settings.mode: settings for settings in _PLAIN}
 GUARDS = tuple(mode for mode in MODES if mode != "off")
 
@@ -160,6 +166,10 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
         raise GuardError(f"the guard {settings.mode} needs a negation bundle.")
     if isinstance(settings, Ratio):
         return _open_ratio(settings, bundle, bank, table)
+    if isinstance(settings, Theorem):
+        return lambda x, x0, i, draw: guard.theorem(
+            x, x0, table.rows[i], bank, tau=bundle.info.tau, eta=settings.eta, w_max=settings.w_max
+        )
     if isinstance(settings, Paper):
         return _open_paper(settings, bundle, bank, table)
     if isinstance(settings, Official | RenoiseOnly):
@@ -172,7 +182,7 @@ def _log_snrs(table: Table) -> list[float]:
 
 
 def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
-    levels = thresholds(bundle.calibration, settings.false_positive_rate, _log_snrs(table))
+    curves = thresholds(bundle.calibration, settings.false_positive_rate, _log_snrs(table))
     latched: Array = None
 
     def run(x: Array, x0: Array, i: int, draw: Draw) -> tuple[Array, Array, Evidence | None]:
@@ -181,8 +191,8 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
         if i == 0:
             latched = xp.zeros(x.shape[0], dtype=xp.bool)
         x, x0, evidence = guard.ratio(
-            x, x0, table.rows[i], bank, latched, threshold=float(levels[i]), tau=bundle.info.tau,
-            eta=settings.eta, w_max=settings.w_max,
+            x, x0, table.rows[i], bank, latched, opens=float(curves.opens[i]),
+            releases=float(curves.releases[i]), tau=bundle.info.tau, repulsion=settings.repulsion,
         )  # fmt: skip
         latched = latched | (evidence.value > 0)
         return x, x0, evidence

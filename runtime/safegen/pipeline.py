@@ -127,7 +127,7 @@ class Pipeline:
         *,
         negative_prompt: str = "",
         n: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         steps: int | None = None,
         solver: str | Solver | None = None,
         guidance_scale: float | None = None,
@@ -142,7 +142,8 @@ class Pipeline:
             prompt: one prompt, or several.
             negative_prompt: takes the place of the empty prompt in guidance.
             n: pictures a prompt; picture i of a prompt has seed + i.
-            seed: 0 to 2^64 - 1. The same seed gives the same picture at every batch size.
+            seed: 0 to 2^64 - 1, or one for each prompt. The same seed gives the same picture at
+                every batch size.
             steps: model evaluations; None is the engine's default.
             solver: a name of :data:`safegen.solver.SOLVERS`, or a :class:`Solver`.
             guidance_scale: above 1 the prompt is followed more closely at twice the cost.
@@ -160,11 +161,13 @@ class Pipeline:
             BundleError: the bundle is for another size.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if n < 1 or batch_size < 1 or not 0 <= seed <= MAX_SEED - n + 1:
-            raise UsageError(f"n {n}, batch_size {batch_size}, seed {seed}: n and batch_size are at"
-                             " least 1, seed 0 to 2^64 - 1.")  # fmt: skip
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        if n < 1 or batch_size < 1 or len(seeds) != len(prompts):
+            raise UsageError("n and batch_size are at least 1, and seed is one number or one a prompt.")
+        if not all(0 <= first <= MAX_SEED - n + 1 for first in seeds):
+            raise UsageError("seed goes from 0 to 2^64 - 1.")
         job = self._job(negative_prompt, steps, solver, guidance_scale, size, guard)
-        todo = [(text, seed + i) for text in prompts for i in range(n)]
+        todo = [(text, first + i) for text, first in zip(prompts, seeds, strict=True) for i in range(n)]
         pictures: list[Picture] = []
         for start in range(0, len(todo), batch_size):
             pictures += self._draw(job, todo[start : start + batch_size], on_step)

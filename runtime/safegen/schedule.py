@@ -117,7 +117,7 @@ def _alphas_cumprod(config: Mapping[str, Any]) -> Array:
     else:
         cos = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = np.minimum(1 - cos[1:] / cos[:-1], 0.999)
-    alphas_cumprod = np.cumprod(1 - betas)
+    alphas_cumprod: Array = np.cumprod(1 - betas, dtype=np.float64)
     return _zero_terminal_snr(alphas_cumprod) if config.get("rescale_betas_zero_snr") else alphas_cumprod
 
 
@@ -145,11 +145,13 @@ def spaced_timesteps(schedule: NoiseSchedule, spacing: str, steps: int, *, extra
     if not 1 <= steps <= count - extra:
         raise UsageError(f"steps is {steps}; this model takes 1 to {count - extra}.")
     if spacing == "linspace":
-        return np.linspace(0, count - 1, steps + extra, dtype=np.float64)[::-1][:steps]
+        return np.linspace(0, count - 1, steps + extra, dtype=np.float64)[::-1][:steps].astype(np.float64)
     if spacing == "leading":
         stride = count // (steps + extra)
-        return np.arange(steps + extra)[::-1][:steps] * float(stride) + schedule.steps_offset
-    return np.round(np.arange(count, 0, -count / steps))[:steps] - 1
+        leading: Array = np.arange(steps + extra)[::-1][:steps] * float(stride) + schedule.steps_offset
+        return leading
+    trailing: Array = np.round(np.arange(count, 0, -count / steps))[:steps] - 1
+    return trailing
 
 
 def karras(noise_levels: Array, steps: int, rho: float = 7.0) -> Array:

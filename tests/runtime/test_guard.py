@@ -57,30 +57,55 @@ def log_mean_exp(values: np.ndarray) -> np.ndarray:
     return (np.log(np.exp(values - top).mean(-1, keepdims=True)) + top)[..., 0]
 
 
+def posterior_mean(kernels: np.ndarray, refs: np.ndarray, like: np.ndarray) -> np.ndarray:
+    weights = np.exp(kernels - kernels.max(-1, keepdims=True))
+    return ((weights / weights.sum(-1, keepdims=True)) @ refs.astype(np.float64)).reshape(like.shape)
+
+
 @pytest.mark.parametrize("tau", [1.0, 8.0])
-def test_ratio_is_the_theorem(tau: float) -> None:
+def test_theorem_is_the_theorem(tau: float) -> None:
     bank, row = make_bank(), make_row()
     x, x0 = make_pair(near=bank.refs[3])
     unsafe, benign = (forward_kernels(x, r, row, tau) for r in (bank.refs, bank.benign))
     value = log_mean_exp(unsafe) - log_mean_exp(benign)
-    weights = np.exp(unsafe - unsafe.max(-1, keepdims=True))
-    mean = (weights / weights.sum(-1, keepdims=True)) @ bank.refs.astype(np.float64)
     w = np.minimum(0.5 * np.exp(np.minimum(value, 50)), 3.0)
-    expected = x0 + w[:, None, None, None] * (x0 - mean.reshape(x0.shape))
-    new_x, new_x0, evidence = guard.ratio(x, x0, row, bank, SHUT, threshold=0.0, tau=tau, eta=0.5, w_max=3.0)
+    expected = x0 + w[:, None, None, None] * (x0 - posterior_mean(unsafe, bank.refs, x0))
+    new_x, new_x0, evidence = guard.theorem(x, x0, row, bank, tau=tau, eta=0.5, w_max=3.0)
     assert (value > 0).all()
-    close(evidence.value, value)
     close(evidence.weight, w)
     close(new_x0, expected)
     assert evidence.nearest.tolist() == unsafe.argmax(-1).tolist()
     assert new_x is x
+    far, far_x0 = make_pair(near=bank.benign[2])
+    assert (guard.theorem(far, far_x0, row, bank, tau=tau, eta=0.5, w_max=3.0)[1] == far_x0).all()
+
+
+@pytest.mark.parametrize("alpha", [0.6, 0.9])
+@pytest.mark.parametrize("tau", [1.0, 8.0])
+def test_ratio_replaces_an_unsafe_x0_by_the_benign_banks(tau: float, alpha: float) -> None:
+    bank, row = make_bank(), make_row(alpha, math.sqrt(1 - alpha**2))
+    x, x0 = make_pair(near=bank.refs[3])
+    unsafe, benign = (forward_kernels(x, r, row, tau) for r in (bank.refs, bank.benign))
+    value = log_mean_exp(unsafe) - log_mean_exp(benign)
+    middle = float(np.median(value))
+    # log-SNR is below 0 at alpha 0.6, where the push is whole, and above it at 0.9
+    w = np.ones(3) if alpha < 0.7 else 1 / (1 + np.exp(-np.clip(value - middle, -30, 30)))
+    benign_mean = posterior_mean(benign, bank.benign, x0)
+    target = benign_mean + 0.7 * (benign_mean - posterior_mean(unsafe, bank.refs, x0))
+    expected = x0 + w[:, None, None, None] * (target - x0)
+    _, new_x0, evidence = guard.ratio(
+        x, x0, row, bank, SHUT, opens=middle - 1e4, releases=middle, tau=tau, repulsion=0.7
+    )
+    close(evidence.value, value - middle + 1e4)
+    close(new_x0, expected)
+    assert evidence.nearest.tolist() == unsafe.argmax(-1).tolist()
 
 
 def test_ratio_leaves_alone_what_stays_below_its_threshold() -> None:
     bank = make_bank()
     x, x0 = make_pair(near=bank.benign[2])
     _, new_x0, evidence = guard.ratio(
-        x, x0, make_row(), bank, SHUT, threshold=0.0, tau=1.0, eta=1.0, w_max=3.0
+        x, x0, make_row(), bank, SHUT, opens=0.0, releases=-10.0, tau=1.0, repulsion=1.0
     )
     assert (evidence.value < 0).all()
     assert (new_x0 == x0).all()
@@ -91,15 +116,35 @@ def test_ratio_keeps_hold_of_a_picture_whose_gate_has_opened() -> None:
     x, x0 = make_pair(near=bank.refs[3])
     latched = np.array([True, False, False])
     _, new_x0, evidence = guard.ratio(
-        x, x0, make_row(), bank, latched, threshold=1e6, tau=1.0, eta=1.0, w_max=3.0
+        x, x0, make_row(), bank, latched, opens=1e6, releases=0.0, tau=1.0, repulsion=1.0
     )
-    assert evidence.weight.tolist() == [3.0, 0.0, 0.0]
+    assert evidence.weight.tolist() == [1.0, 0.0, 0.0]
     assert (new_x0[1:] == x0[1:]).all()
+    # once its content is settled and benign, the hold lets go by itself
+    late = make_row(0.9, math.sqrt(1 - 0.81))
     far, far_x0 = make_pair(near=bank.benign[3])
     _, kept, _ = guard.ratio(
-        far, far_x0, make_row(), bank, latched, threshold=1e6, tau=1.0, eta=1.0, w_max=3.0
+        far, far_x0, late, bank, latched, opens=1e6, releases=0.0, tau=1.0, repulsion=1.0
     )
-    assert (kept == far_x0).all()  # beta* is below 0.05: the hold lets go by itself
+    assert (kept == far_x0).all()
+
+
+def test_ratios_direction_is_the_gradient_of_the_density_ratio() -> None:
+    """(alpha / sigma^2) (E_unsafe - E_benign) = grad log beta*: no heuristic, checked by differences."""
+    bank, row, h = make_bank(), make_row(), 1e-4
+    x, x0 = make_pair(near=bank.refs[3])
+    unsafe, benign = (forward_kernels(x[:1], r, row, 1.0) for r in (bank.refs, bank.benign))
+    mean = posterior_mean(unsafe, bank.refs, x0[:1]) - posterior_mean(benign, bank.benign, x0[:1])
+
+    def log_beta(point: np.ndarray) -> float:
+        both = (forward_kernels(point, r, row, 1.0) for r in (bank.refs, bank.benign))
+        a, b = (log_mean_exp(k)[0] for k in both)
+        return float(a - b)
+
+    point = x[:1].astype(np.float64)
+    steps = h * np.eye(D).reshape(D, *SHAPE[1:])
+    gradient = np.array([(log_beta(point + s) - log_beta(point - s)) / (2 * h) for s in steps])
+    close(row.alpha / row.sigma**2 * mean.ravel(), gradient)
 
 
 def test_paper_keeps_the_numerator_alone() -> None:
@@ -194,7 +239,8 @@ def run_all(x, x0, z, bank: Bank, row: Row):
     xp = guard.array_namespace(x)
     shut = xp.zeros(x.shape[0], dtype=xp.bool)
     return {
-        "ratio": guard.ratio(x, x0, row, bank, shut, threshold=-1.0, tau=1.0, eta=1.0, w_max=3.0),
+        "theorem": guard.theorem(x, x0, row, bank, tau=1.0, eta=1.0, w_max=3.0),
+        "ratio": guard.ratio(x, x0, row, bank, shut, opens=-1.0, releases=-5.0, tau=1.0, repulsion=1.0),
         "paper": guard.paper(x, x0, row, bank, threshold=-1e3, usual=-50.0, eta=1.0, w_max=3.0),
         "official": guard.official(x, x0, row, *units, z, bandwidth=3.15, scale=0.33, threshold=0.1,
                                    unit_x0=False),
@@ -268,7 +314,8 @@ def test_a_bank_of_515_at_4x64x64_needs_no_large_temporary() -> None:
     x, x0, z = (rng.standard_normal(shape).astype(np.float32) for _ in range(3))
     units, latents = units_of(bank), x.nbytes
     calls = {
-        "ratio": lambda: guard.ratio(x, x0, make_row(), bank, SHUT[:2], threshold=0.0, tau=1.0, eta=1.0, w_max=3.0),
+        "ratio": lambda: guard.ratio(x, x0, make_row(), bank, SHUT[:2], opens=0.0, releases=0.0, tau=1.0,
+                                     repulsion=1.0),
         "paper": lambda: guard.paper(x, x0, make_row(), bank, threshold=0.0, usual=0.0, eta=1.0, w_max=3.0),
         "official": lambda: guard.official(x, x0, make_row(), *units, z, bandwidth=3.15, scale=0.33,
                                            threshold=0.0, unit_x0=False),
