@@ -2,6 +2,8 @@
 
 import itertools
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def test_the_rate_holds_for_pictures_that_were_not_used(measured, rate: float) -
     bank, calibration = measured
     fresh = np.random.default_rng(1).standard_normal((2000, 2, 4, 4)).astype(np.float32)
     again = calibrate(bank, fresh, bank.refs[:2].reshape(-1, 2, 4, 4), np.arange(2), tau=1.0)
-    curve = thresholds(calibration, rate, LOG_SNR_GRID)
+    curve = thresholds(calibration, rate, LOG_SNR_GRID).opens
     opened = (again.benign > curve[:, None]).any(axis=0).mean()
     # 500 images know a rate to about 3 sqrt(rate / 500)
     assert opened <= rate + 3 * np.sqrt(rate / 500)
@@ -39,7 +41,8 @@ def test_the_rate_holds_for_pictures_that_were_not_used(measured, rate: float) -
 def test_a_lower_rate_never_lowers_the_threshold(measured) -> None:
     calibration = measured[1]
     curves = [thresholds(calibration, rate, LOG_SNR_GRID) for rate in (0.3, 0.1, 0.03, 0.01, 0.001)]
-    assert all((b >= a).all() for a, b in itertools.pairwise(curves))
+    assert all((b.opens >= a.opens).all() for a, b in pairwise(curves))
+    assert all((c.releases <= c.opens).all() and (c.releases <= 0).all() for c in curves)
 
 
 def test_negation_images_stand_above_benign_ones(measured) -> None:
