@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from run import resume
+from safetensors.torch import load_file, save_file
 from train_tokenizer import FOLDER as TOKENIZER
 from train_unet import CHECKPOINT as UNET
 from train_unet import SCHEDULE, Denoiser, tokenizer
@@ -16,6 +17,15 @@ from train_vae import CHECKPOINT as VAE
 from train_vae import build as build_vae
 
 OUT = Path(__file__).parent / "checkpoint"
+
+
+def restore_prefix(path: Path) -> None:
+    """Name the weights ``text_model.*`` as every published checkpoint does.
+
+    transformers 5 leaves the prefix out, and transformers 4 then reads none of them, with a warning.
+    """
+    weights = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in load_file(path).items()}
+    save_file(weights, path, {"format": "pt"})
 
 
 def main() -> None:
@@ -44,6 +54,7 @@ def main() -> None:
     pipeline.save_pretrained(out)
     for name in ("vocab.json", "merges.txt"):
         shutil.copy2(TOKENIZER / name, out / "tokenizer" / name)
+    restore_prefix(out / "text_encoder" / "model.safetensors")
     print(out, sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 2**20, "MiB")
 
 

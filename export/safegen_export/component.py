@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 from transformers.utils.logging import disable_progress_bar
@@ -90,22 +91,35 @@ class VaeEncoder(nn.Module):
         return self.model.encode(sample, return_dict=False)[0].parameters
 
 
-def open_graphs(checkpoint: Checkpoint, clip_skip: int = 0) -> Iterator[Graph]:
-    """Load and hand out one component at a time, smallest first, so that memory holds only one.
+COMPONENTS = ("text_encoder", "vae_decoder", "vae_encoder", "unet")
+"""Smallest first: what is wrong with a checkpoint shows early."""
+
+
+def open_graphs(
+    checkpoint: Checkpoint, clip_skip: int = 0, names: Sequence[str] = COMPONENTS
+) -> Iterator[Graph]:
+    """Load and hand out one component at a time, so that memory holds only one.
 
     Args:
         checkpoint: a checked folder.
         clip_skip: layers of the text encoder to leave out at the end, 0 to its depth - 1.
+        names: which components.
 
     Raises:
         ExportError: clip_skip is out of range, or the weights do not fit their configuration.
     """
-    for load in (_text_encoder, _vae_decoder, _vae_encoder, _unet):
+    loaders: dict[str, Callable[[], Graph]] = {
+        "text_encoder": lambda: _text_encoder(checkpoint, clip_skip),
+        "vae_decoder": lambda: _vae_decoder(checkpoint),
+        "vae_encoder": lambda: _vae_encoder(checkpoint),
+        "unet": lambda: _unet(checkpoint),
+    }
+    for name in names:
         try:
-            yield load(checkpoint, clip_skip) if load is _text_encoder else load(checkpoint)  # type: ignore[operator]
-        except (OSError, ValueError, RuntimeError) as error:
+            yield loaders[name]()
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise ExportError(f"{checkpoint.folder}: cannot load its weights ({reason}).") from None
+            raise ExportError(f"{checkpoint.folder}: cannot load the weights of {name} ({reason}).") from None
 
 
 def latent_space_id(vae: AutoencoderKL) -> str:

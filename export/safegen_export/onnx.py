@@ -20,7 +20,7 @@ import torch
 from safegen.errors import ExportError
 from safegen.seal import file_sha256, replacing
 from safegen_export.checkpoint import Checkpoint
-from safegen_export.component import Graph, latent_space_id, load_vae, open_graphs
+from safegen_export.component import COMPONENTS, Graph, latent_space_id, load_vae, open_graphs
 
 OPSET = 20
 EXTERNAL_DATA_BYTES = 1_900_000_000
@@ -40,22 +40,17 @@ def export(checkpoint: Checkpoint, out: Path, *, clip_skip: int, report: Report)
     Raises:
         ExportError: a component cannot be loaded or exported; what was finished stays for the next run.
     """
-    names = ("text_encoder", "vae_decoder", "vae_encoder", "unet")
-    keys = {name: _key(checkpoint, name, clip_skip) for name in names}
-    done = {name for name in names if _is_done(out / name, keys[name])}
-    for name in sorted(done):
+    keys = {name: _key(checkpoint, name, clip_skip) for name in COMPONENTS}
+    missing = [name for name in COMPONENTS if not _is_done(out / name, keys[name])]
+    for name in (n for n in COMPONENTS if n not in missing):
         report(name, 0.0, _bytes(out / name))
-    if done != set(names):
-        for graph in _missing(checkpoint, clip_skip, done):
-            began = time.perf_counter()
-            _export_one(graph, out / graph.name)
-            (out / graph.name / "done.txt").write_text(keys[graph.name])
-            report(graph.name, time.perf_counter() - began, _bytes(out / graph.name))
+    began = time.perf_counter()
+    for graph in open_graphs(checkpoint, clip_skip, missing):
+        _export_one(graph, out / graph.name)
+        (out / graph.name / "done.txt").write_text(keys[graph.name])
+        report(graph.name, time.perf_counter() - began, _bytes(out / graph.name))
+        began = time.perf_counter()
     _copy_configs(checkpoint, out)
-
-
-def _missing(checkpoint: Checkpoint, clip_skip: int, done: set[str]) -> Iterator[Graph]:
-    return (g for g in open_graphs(checkpoint, clip_skip) if g.name not in done)
 
 
 def _key(checkpoint: Checkpoint, name: str, clip_skip: int) -> str:

@@ -148,10 +148,8 @@ def spaced_timesteps(schedule: NoiseSchedule, spacing: str, steps: int, *, extra
         return np.linspace(0, count - 1, steps + extra, dtype=np.float64)[::-1][:steps].astype(np.float64)
     if spacing == "leading":
         stride = count // (steps + extra)
-        leading: Array = np.arange(steps + extra)[::-1][:steps] * float(stride) + schedule.steps_offset
-        return leading
-    trailing: Array = np.round(np.arange(count, 0, -count / steps))[:steps] - 1
-    return trailing
+        return np.arange(steps + extra, dtype=np.float64)[::-1][:steps] * stride + schedule.steps_offset
+    return np.round(np.arange(count, 0, -count / steps))[:steps].astype(np.float64) - 1.0
 
 
 def karras(noise_levels: Array, steps: int, rho: float = 7.0) -> Array:

@@ -52,8 +52,12 @@ def test_finished_components_are_not_exported_again(checkpoint, onnx_folder, tmp
     out = Path(shutil.copytree(onnx_folder, tmp_path / "onnx"))
     shutil.rmtree(out / "vae_encoder")
     done = []
-    monkeypatch.setattr(exporter, "_export_one", lambda g, f: done.append(g.name) or shutil.copytree(
-        onnx_folder / g.name, f))  # fmt: skip
+
+    def fake(graph, folder: Path) -> None:
+        done.append(graph.name)
+        shutil.copytree(onnx_folder / graph.name, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(exporter, "_export_one", fake)
     exporter.export(open_checkpoint(checkpoint), out, clip_skip=0, report=lambda *a: None)
     assert done == ["vae_encoder"]
     done.clear()
@@ -104,5 +108,5 @@ def test_clip_skip_stays_within_the_encoder(checkpoint: Path) -> None:
 def test_damaged_weights_are_one_line(copy: Path) -> None:
     path = copy / "text_encoder" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ExportError, match="cannot load its weights"):
+    with pytest.raises(ExportError, match="cannot load the weights of text_encoder"):
         next(open_graphs(open_checkpoint(copy)))
