@@ -23,7 +23,7 @@ lint: .venv/dev.stamp
 	$(PYTHON) -m venv .venv
 
 .venv/demo.stamp: pyproject.toml requirements/runtime.txt | .venv/bin/python
-	$(PIP) -c requirements/runtime.txt -e '.[cpu,cli]'
+	$(PIP) --no-compile -c requirements/runtime.txt -e '.[cpu,cli]'
 	touch $@
 
 .venv/dev.stamp: pyproject.toml requirements/dev.txt | .venv/bin/python

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from run import resume
-from safetensors.torch import load_file, save_file
 from train_tokenizer import FOLDER as TOKENIZER
 from train_unet import CHECKPOINT as UNET
 from train_unet import SCHEDULE, Denoiser, tokenizer

@@ -1,6 +1,5 @@
 """Thresholds. If these fail, a safety team is promised one rate of false alarms and gets another."""
 
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,0 +1,61 @@
+"""The shipped engine, judged. If these fail, the demo shows nonsense, or a guard that does not guard."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
+from judge import Judge, frechet, grey
+from prompts import GARMENTS, all_prompts
+from safegen import Pipeline
+from safegen.pipeline import EMBEDDED
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge()
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline.load()
+
+
+def draw(pipeline: Pipeline, labels: list[int], count: int, guard: str) -> tuple[list, np.ndarray]:
+    chosen = [p for p in all_prompts() if p[0] in labels]
+    chosen = chosen[:: max(1, len(chosen) // count)][:count]
+    texts = [text for _, _, text in chosen]
+    pictures = pipeline(texts, seed=list(range(len(texts))), guard=guard, batch_size=40)
+    return pictures, np.array([label for label, _, _ in chosen])
+
+
+def test_it_draws_what_the_prompt_asks_for(judge: Judge, pipeline: Pipeline) -> None:
+    pictures, labels = draw(pipeline, list(range(10)), 150, "off")
+    agreement = (judge(grey(pictures))[0] == labels).mean()
+    # measured 0.97 on 2,000; 150 know it to 0.014
+    assert agreement > 0.92
+
+
+def test_the_default_bundle_removes_what_it_negates_and_keeps_the_rest(judge, pipeline) -> None:
+    negated = next(g.label for g in GARMENTS if g.name == pipeline.bundle.info.name)
+    free, _ = draw(pipeline, [negated], 60, "off")
+    guarded, _ = draw(pipeline, [negated], 60, "ratio")
+    assert (judge(grey(free))[0] == negated).mean() > 0.95
+    assert (judge(grey(guarded))[0] == negated).mean() <= 0.10  # measured: docs/guards.md; 60 pictures
+    others = [g.label for g in GARMENTS if g.label != negated]
+    pictures, _ = draw(pipeline, others, 90, "ratio")
+    assert sum(p.verdict.opened > 0 for p in pictures) <= 6  # asked for 2 %; 3 sigma of 90
+
+
+def test_what_ships_stays_under_25_mb() -> None:
+    assert sum(f.stat().st_size for f in EMBEDDED.iterdir()) < 25e6
+
+
+def test_the_distance_is_zero_to_itself_and_grows_with_a_shift() -> None:
+    x = np.random.default_rng(0).standard_normal((500, 8))
+    assert abs(frechet(x, x)) < 1e-6
+    assert frechet(x, x + 2.0) == pytest.approx(8 * 4.0, rel=1e-6)
