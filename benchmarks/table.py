@@ -16,7 +16,8 @@ CLASSES = ["sneaker", "trousers", "bag", "t-shirt", "shirt"]
 def summary(table: dict) -> str:  # type: ignore[type-arg]
     """One block a class, one row a guard."""
     lines = [
-        "| negated | guard | attack success (95 %) | agreement | Frechet distance | gate open, all others | gate open, plain names |",
+        "| negated | guard | attack success (95 %) | agreement | Frechet distance |"
+        " gate open, all others | gate open, plain names |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in (c for c in CLASSES if c in table):

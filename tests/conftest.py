@@ -23,6 +23,13 @@ def embedded() -> Path:
     return tiny.EMBEDDED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_for_torch() -> None:
+    """Torch and ONNX Runtime in one process otherwise wait for each other's spinning threads."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny diffusers checkpoint."""

@@ -22,11 +22,7 @@ _CHUNK = 1 << 20
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as hex."""
     with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _stream(file.read(_CHUNK), iter(lambda: file.read(_CHUNK), b""))
-        )
+        return _stream(b"", iter(lambda: file.read(_CHUNK), b""))
 
 
 def _stream(head: bytes, rest: Iterator[bytes]) -> str:

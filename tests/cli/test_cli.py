@@ -60,7 +60,8 @@ def test_generate_names_the_file_and_never_overwrites(tmp_path: Path) -> None:
 def test_generate_reads_prompts_and_writes_traces_and_plots(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a sneaker\n\na bag\n")
     done = run("generate", "--prompts", "prompts.txt", "-n", 2, "--seed", 1, "--steps", 4, "-o", "out",
-               "--json", "--trace", "trace.json", "--plot", "plot.png", "--preview", "now.png", cwd=tmp_path)  # fmt: skip
+               "--json", "--trace", "trace.json", "--plot", "plot.png",
+               "--preview", "now.png", cwd=tmp_path)  # fmt: skip
     records = json.loads(done.stdout)
     assert [r["prompt"] for r in records] == ["a sneaker"] * 2 + ["a bag"] * 2
     assert [r["seed"] for r in records] == [1, 2, 1, 2]

@@ -121,10 +121,13 @@ def test_ddim_with_noise_and_a_negative_prompt(monkeypatch: pytest.MonkeyPatch) 
         "diffusers.schedulers.scheduling_ddim.randn_tensor",
         lambda *a, **k: torch.from_numpy(normal_batch([9], next(draws), (4, 8, 8))),
     )
-    expected = pipe("a bag", negative_prompt="a coat", num_inference_steps=10, eta=0.7,
-                    guidance_scale=4.0, latents=torch.from_numpy(normal_batch([9], 0, (4, 8, 8))), output_type="np").images  # fmt: skip
-    ours = Pipeline.load()("a bag", negative_prompt="a coat", seed=9, steps=10, solver=Solver("ddim", eta=0.7),
-                           guidance_scale=4.0, guard="off")  # fmt: skip
+    settings = {"negative_prompt": "a coat", "guidance_scale": 4.0}
+    first = torch.from_numpy(normal_batch([9], 0, (4, 8, 8)))
+    expected = pipe(
+        "a bag", num_inference_steps=10, eta=0.7, latents=first, output_type="np", **settings
+    ).images
+    solver = Solver("ddim", eta=0.7)
+    ours = Pipeline.load()("a bag", seed=9, steps=10, solver=solver, guard="off", **settings)
     assert difference(ours, np.round(expected * 255).astype(int)) <= TOLERANCE
 
 
