@@ -19,6 +19,8 @@ from safegen.solver import Row
 Array = NDArray[np.float32]
 
 LOG_SNR_GRID = np.linspace(-7.0, 7.0, 29)
+LOOKS_FROM = -4.0
+"""log-SNR from which the gate looks: before, log beta* is noise, and false alarms are all it gives."""
 
 
 class Calibration(NamedTuple):
@@ -38,7 +40,7 @@ class Thresholds(NamedTuple):
     """Two curves over the steps of a plan."""
 
     opens: NDArray[np.float64]
-    """The gate opens where log beta* is above."""
+    """The gate opens where log beta* is above; infinite where it does not look yet."""
     releases: NDArray[np.float64]
     """An open gate fades out around this: a benign picture's usual log beta*, at most 0."""
 
@@ -52,9 +54,11 @@ def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: An
     the rate asked for, rounded down so that it also holds for the next picture (split conformal: the
     ceil((H + 1)(1 - rate))-th score).
     """
-    finite = np.asarray([v for v in log_snr if np.isfinite(v)])
-    known = calibration.log_snr
-    seen = (known >= finite.min() - 0.5) & (known <= finite.max() + 0.5)
+    wanted, known = np.asarray(log_snr, np.float64), calibration.log_snr
+    # a plan of a single, early step must still be looked at
+    looks = (wanted >= LOOKS_FROM) | (wanted == wanted.max())
+    seen = (known >= min(LOOKS_FROM, wanted.max()) - 0.5) & (known <= wanted.max() + 0.5)
+    seen |= known == known[np.abs(known - wanted.max()).argmin()]
     high = np.quantile(calibration.benign, 0.9, axis=1, keepdims=True)
     above = np.maximum(calibration.benign - high, 0)
     excess = above.sum(axis=1) / np.maximum((above > 0).sum(axis=1), 1) + 1e-6
@@ -62,8 +66,8 @@ def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: An
     rank = math.ceil((len(scores) + 1) * (1 - false_positive_rate)) - 1
     z = scores[min(rank, len(scores) - 1)]
     usual = np.minimum(np.median(calibration.benign, axis=1), 0.0)
-    opens = np.interp(log_snr, known, high[:, 0] + z * excess)
-    return Thresholds(opens, np.minimum(np.interp(log_snr, known, usual), opens))
+    opens = np.where(looks, np.interp(wanted, known, high[:, 0] + z * excess), np.inf)
+    return Thresholds(opens, np.minimum(np.interp(wanted, known, usual), opens))
 
 
 def density_curves(calibration: Calibration, quantile: float, log_snr: Any) -> tuple[Any, Any]:

@@ -190,6 +190,8 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
         xp = array_namespace(x)
         if i == 0:
             latched = xp.zeros(x.shape[0], dtype=xp.bool)
+        if not np.isfinite(curves.opens[i]):
+            return x, x0, None
         x, x0, evidence = guard.ratio(
             x, x0, table.rows[i], bank, latched, opens=float(curves.opens[i]),
             releases=float(curves.releases[i]), tau=bundle.info.tau, repulsion=settings.repulsion,
