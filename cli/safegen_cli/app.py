@@ -57,6 +57,11 @@ def main() -> None:
             raise
         say(f"error: {error}")
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except OSError as error:
+        if debug:
+            raise
+        say(f"error: {error}")
+        sys.exit(1)
     except KeyboardInterrupt:
         say("stopped.")
         sys.exit(130)

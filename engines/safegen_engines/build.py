@@ -122,7 +122,7 @@ def build(checkpoint: Path, onnx_folder: Path, out: Path, options: Options, repo
     if options.bundle and read_bundle(Path(options.bundle)).info.latent_space != source.latent_space().id:
         raise BundleError(f"{options.bundle}: frozen through another autoencoder than this engine's.")
     components = {name: _component(source, work, name, options, report) for name in COMPONENTS}
-    (out / FILE_NAME).unlink(missing_ok=True)
+    _forget(out)
     for folder in (work / name for name in COMPONENTS):
         for file in folder.glob("*.onnx*"):
             file.replace(out / file.name)
@@ -149,6 +149,16 @@ def build(checkpoint: Path, onnx_folder: Path, out: Path, options: Options, repo
     write_manifest(out, manifest)
     _clean(work, checkpoint, options)
     return manifest
+
+
+def _forget(out: Path) -> None:
+    """Take away the manifest of an earlier build, then every file that it named."""
+    try:
+        names = list(read_manifest(out).files)
+    except SafegenError:
+        names = []
+    for name in (FILE_NAME, *names):
+        (out / name).unlink(missing_ok=True)
 
 
 def _defaults(source: Source, options: Options) -> Defaults:

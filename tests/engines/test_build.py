@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from safegen import Pipeline
 from safegen.engine import Engine
 from safegen.errors import BundleError, EngineError, UsageError
-from safegen.manifest import read_manifest
+from safegen.manifest import read_manifest, write_manifest
 from safegen.session import Session
 from safegen_engines import build as engines
 from safegen_engines import ort, parity
@@ -206,3 +207,16 @@ def test_lcm_checkpoints_get_lcm_defaults(source: Path, tmp_path: Path) -> None:
     build(source, tmp_path / "engine")
     defaults = read_manifest(tmp_path / "engine").defaults
     assert (defaults.solver, defaults.steps, defaults.guidance_scale) == ("lcm", 4, 1.0)
+
+
+def test_a_rebuild_leaves_nothing_of_the_engine_before(source: Path, tmp_path: Path, embedded: Path) -> None:
+    """A bundle that the new engine does not carry must not lie there as if it guarded."""
+    out = tmp_path / "engine"
+    build(source, out)
+    (out / "old.negation").write_bytes(b"x")
+    manifest = read_manifest(out)
+    stale = {**manifest.files, "old.negation": manifest.files["unet.onnx"]}
+    write_manifest(out, msgspec.structs.replace(manifest, digest="0" * 64, files=stale))
+    build(source, out, precision="fp16")
+    assert not (out / "old.negation").exists()
+    Engine.open(out)
