@@ -145,7 +145,9 @@ def test_doctor_runs_something_real() -> None:
     done = json.loads(run("doctor", "--json").stdout)
     cpu = next(p for p in done["providers"] if p["provider"] == "CPUExecutionProvider")
     assert cpu["works"]
-    assert "ms" in cpu["detail"]
+    assert "nodes ran there" in cpu["detail"]
+    # ONNX Runtime's wheel lists it everywhere; it computes nothing on this machine
+    assert not any(p["works"] for p in done["providers"] if p["provider"] == "AzureExecutionProvider")
     assert done["advice"]
 
 
