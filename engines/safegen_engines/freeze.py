@@ -18,13 +18,13 @@ from safegen.bundle import BundleInfo, write_bundle
 from safegen.calibration import calibrate
 from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
-from safegen.guard import Bank, log_kernel, logsumexp
+from safegen.guard import log_kernel, logsumexp, make_bank
 from safegen.guard_settings import Off, Ratio, Settings, open_guard
 from safegen.guidance import guided
 from safegen.image import SUFFIXES, read_rgb
 from safegen.loop import denoise, first_latents
 from safegen.seal import file_sha256
-from safegen.solver import Row, Solver, plan
+from safegen.solver import Solver, noised, plan
 
 HELD_OUT = 1 / 3
 """This share of the benign images, drawn by lot, is kept out of the bank to calibrate the gate."""
@@ -123,7 +123,7 @@ def freeze(
         )
     held_out = np.zeros(len(ordinary), bool)
     held_out[np.random.default_rng(0).permutation(len(ordinary))[: round(len(ordinary) * HELD_OUT)]] = True
-    bank, rows = _bank(negation, ordinary[~held_out]), np.arange(len(negation))
+    bank, rows = make_bank(negation, ordinary[~held_out]), np.arange(len(negation))
     rows = rows[:: max(1, math.ceil(len(rows) / JUDGED))]
     report("calibration", 0, 1)
     calibration = calibrate(
@@ -209,8 +209,8 @@ def drop_lookalikes(drawn: NDArray[np.float16], negation: NDArray[np.float16]) -
 
     A model draws the negated things too; left among the benign they would vouch for themselves.
     """
-    bank = _bank(negation, drawn)
-    row = Row(0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, math.sqrt(0.5), math.sqrt(0.5))
+    bank = make_bank(negation, drawn)
+    row = noised(0.0)
     x = drawn.astype(np.float32) * row.alpha
     own = log_kernel(x, bank.benign, bank.benign_sq, row)
     np.fill_diagonal(own, -np.inf)
@@ -218,11 +218,6 @@ def drop_lookalikes(drawn: NDArray[np.float16], negation: NDArray[np.float16]) -
     unsafe = logsumexp(log_kernel(x, bank.refs, bank.refs_sq, row)) - math.log(len(negation))
     kept: NDArray[np.float16] = drawn[unsafe <= ordinary]
     return kept
-
-
-def _bank(negation: NDArray[np.float16], benign: NDArray[np.float16]) -> Bank:
-    refs, ordinary = (x.reshape(len(x), -1).astype(np.float32) for x in (negation, benign))
-    return Bank(refs, (refs * refs).sum(axis=1), ordinary, (ordinary * ordinary).sum(axis=1))
 
 
 def _digest(paths: Sequence[Path], bad: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from safegen.calibration import Calibration
 from safegen.errors import BundleError
-from safegen.guard import Bank
+from safegen.guard import Bank, make_bank
 from safegen.guard_settings import Ratio, Settings
 from safegen.seal import ZEROS, replacing, seal, sealed_digest
 
@@ -69,9 +69,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
     def bank(self) -> Bank:
         """Both banks as float32 rows with their squared norms."""
-        rows = [x.reshape(len(x), -1).astype(np.float32) for x in (self.negation, self.benign)]
-        refs, benign = rows
-        return Bank(refs, (refs * refs).sum(axis=1), benign, (benign * benign).sum(axis=1))
+        return make_bank(self.negation, self.benign)
 
 
 def write_bundle(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from safegen import noise
 from safegen.guard import Bank, flat, log_kernel, log_ratio, logsumexp
-from safegen.solver import Row
+from safegen.solver import Row, noised
 
 Array = NDArray[np.float32]
 
@@ -93,12 +93,10 @@ def calibrate(
     # one noise an image for all levels: so a deterministic solver's x_t moves along its path
     benign_noise, negation_noise = _noise(benign, 0), _noise(negation, 1)
     for log_snr in LOG_SNR_GRID:
-        alpha, sigma = 1 / math.sqrt(1 + math.exp(-log_snr)), 1 / math.sqrt(1 + math.exp(log_snr))
-        row = Row(0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, alpha, sigma)
-        noised = alpha * benign + sigma * benign_noise
-        ordinary = log_ratio(noised, bank, row, tau)[0]
-        noised = alpha * negation + sigma * negation_noise
-        curves.append((ordinary, *_left_out(noised, bank, row, negation_rows, tau)))
+        row = noised(log_snr)
+        ordinary = log_ratio(row.alpha * benign + row.sigma * benign_noise, bank, row, tau)[0]
+        x = row.alpha * negation + row.sigma * negation_noise
+        curves.append((ordinary, *_left_out(x, bank, row, negation_rows, tau)))
     ordinary, unsafe, density = (np.stack(c).astype(np.float32) for c in zip(*curves, strict=True))
     return Calibration(LOG_SNR_GRID.astype(np.float32), ordinary, unsafe, density)
 

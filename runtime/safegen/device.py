@@ -24,13 +24,6 @@ def array_namespace(x: Any) -> Any:
     return cupy.get_array_module(x)
 
 
-def to_host(x: Any) -> NDArray[Any]:
-    """Copy an array to host memory as NumPy; nothing is copied if it is there already."""
-    if hasattr(x, "get"):
-        return np.asarray(x.get())
-    return np.asarray(x)
-
-
 @dataclass(frozen=True)
 class Probe:
     """One execution provider, tried."""

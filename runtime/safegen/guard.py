@@ -10,7 +10,6 @@ Sources: Kim et al., Training-Free Safe Denoisers (arXiv 2502.08011); SPELL (arX
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from safegen.device import array_namespace
@@ -50,8 +49,11 @@ class Evidence(NamedTuple):
     """(B,) index of the reference that counts most."""
 
 
-Guard = Callable[[Array, Array, int, Array], tuple[Array, Array, Evidence]]
-"""(x, x0, step index, z) -> (x, x0, evidence). z is fresh noise, or None where ``draws`` is false."""
+def make_bank(refs: Array, benign: Array) -> Bank:
+    """Latents (N, C, H, W) and (M, C, H, W) of any precision to float32 rows and squared norms."""
+    xp = array_namespace(refs)
+    rows, ordinary = (xp.astype(flat(x), xp.float32) for x in (refs, benign))
+    return Bank(rows, xp.sum(rows * rows, axis=1), ordinary, xp.sum(ordinary * ordinary, axis=1))
 
 
 def flat(x: Array) -> Array:

@@ -7,6 +7,7 @@ The loop, the step graph and the C++ host read the same rows and know no solver.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,6 +40,12 @@ class Row(NamedTuple):
         """log(alpha^2 / sigma^2), -inf for pure noise."""
         with np.errstate(divide="ignore"):
             return float(2 * (np.log(self.alpha) - np.log(self.sigma)))
+
+
+def noised(log_snr: float) -> Row:
+    """A variance-preserving row that only says how noisy x is: alpha^2 / sigma^2 = exp(log_snr)."""
+    alpha, sigma = 1 / math.sqrt(1 + math.exp(-log_snr)), 1 / math.sqrt(1 + math.exp(log_snr))
+    return Row(0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, alpha, sigma)
 
 
 @dataclass(frozen=True)
