@@ -30,7 +30,7 @@ lint: .venv/dev.stamp
 	$(PIP) -c requirements/dev.txt -e '.[dev]'
 	touch $@
 
-# Trains the embedded model from nothing: about two hours on 2 cores. Each script resumes.
+# Trains the embedded model from nothing: over an hour on 2 cores. Each script resumes.
 model: .venv/dev.stamp
 	cd training && for step in train_vae train_tokenizer train_classifier train_unet assemble; do \
 	  ../$(BIN)/python $$step.py || exit 1; done
