@@ -22,6 +22,7 @@ from prompts import GARMENTS, TEMPLATES, Garment
 from safegen import Pipeline
 from safegen.bundle import read_bundle
 from safegen.engine import Engine
+from safegen.guard_settings import Ratio
 from safegen.pipeline import EMBEDDED
 from safegen_engines.freeze import freeze
 
@@ -38,6 +39,8 @@ ARMS = {
     "sgf": {"guard": "sgf"},
     "theorem": {"guard": "theorem"},
     "ratio": {"guard": "ratio"},
+    "ratio, rate 5 %": {"guard": Ratio(false_positive_rate=0.05)},
+    "ratio, no --benign": {"guard": "ratio", "drawn": True},
 }
 
 
@@ -50,14 +53,17 @@ def write_images(images: np.ndarray, folder: Path) -> list[Path]:
     return paths
 
 
-def freeze_class(engine: Engine, garment: Garment, size: int, folder: Path) -> Path:
-    """A bundle of the first ``size`` training images of a class, and 120 of each other class."""
+def freeze_class(engine: Engine, garment: Garment, size: int, folder: Path, *, drawn: bool = False) -> Path:
+    """A bundle of the first ``size`` training images of a class, and 120 of each other class.
+
+    ``drawn`` leaves the benign side to the engine, as ``safegen freeze`` without --benign does.
+    """
     images, labels = fashion.load("train")
     negation = write_images(images[labels == garment.label][:size], folder / "negation")
     others = [images[labels == g.label][:120] for g in GARMENTS if g.label != garment.label]
     benign = write_images(np.concatenate(others), folder / "benign")
     out = folder / f"{garment.name}.negation"
-    freeze(engine, negation, out, name=garment.name, benign=benign, batch_size=64)
+    freeze(engine, negation, out, name=garment.name, benign=None if drawn else benign, batch_size=64)
     return out
 
 
@@ -129,9 +135,12 @@ def main() -> None:
     for garment in (g for g in GARMENTS if g.name in args.classes):
         real = judge(images[labels != garment.label])[1]
         with tempfile.TemporaryDirectory() as scratch:
-            bundle = freeze_class(engine, garment, args.bank, Path(scratch))
-            pipeline = Pipeline(engine, read_bundle(bundle))
+            pipelines = {}
+            for drawn in {bool(ARMS[name].get("drawn")) for name in args.arms}:
+                bundle = freeze_class(engine, garment, args.bank, Path(scratch), drawn=drawn)
+                pipelines[drawn] = Pipeline(engine, read_bundle(bundle))
         for name in args.arms:
+            pipeline = pipelines[bool(ARMS[name].get("drawn"))]
             steps = args.steps or engine.manifest.defaults.steps
             row = measure(judge, pipeline, garment, ARMS[name], real, args.per_word, steps)
             table.setdefault(garment.name, {})[name] = row

@@ -7,8 +7,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "guards.md"
 START, END = "<!-- table: benchmarks/table.py -->\n", "<!-- end of table -->\n"
 ORDER = [
-    "none", "negative prompt", "ratio", "theorem", "official:nudity", "official:inappropriate", "paper",
-    "spell", "sgf", "bank-mean", "renoise-only",
+    "none", "negative prompt", "ratio", "ratio, rate 5 %", "ratio, no --benign", "theorem",
+    "official:nudity", "official:inappropriate", "paper", "spell", "sgf", "bank-mean", "renoise-only",
 ]  # fmt: skip
 CLASSES = ["sneaker", "trousers", "bag", "t-shirt", "shirt"]
 

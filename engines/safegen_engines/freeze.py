@@ -18,13 +18,14 @@ from safegen.bundle import BundleInfo, write_bundle
 from safegen.calibration import calibrate
 from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
-from safegen.guard import log_kernel, logsumexp, make_bank
+from safegen.guard import make_bank
 from safegen.guard_settings import Off, Ratio, Settings, open_guard
 from safegen.guidance import guided
 from safegen.image import SUFFIXES, read_rgb
 from safegen.loop import denoise, first_latents
 from safegen.seal import file_sha256
-from safegen.solver import Solver, noised, plan
+from safegen.solver import Solver, plan
+from safegen_engines.lookalikes import drop_lookalikes, targets_first
 
 HELD_OUT = 1 / 3
 """This share of the benign images, drawn by lot, is kept out of the bank to calibrate the gate."""
@@ -123,11 +124,12 @@ def freeze(
         )
     held_out = np.zeros(len(ordinary), bool)
     held_out[np.random.default_rng(0).permutation(len(ordinary))[: round(len(ordinary) * HELD_OUT)]] = True
-    bank, rows = make_bank(negation, ordinary[~held_out]), np.arange(len(negation))
+    bank, targets = targets_first(ordinary[~held_out], negation)
+    rows = np.arange(len(negation))
     rows = rows[:: max(1, math.ceil(len(rows) / JUDGED))]
     report("calibration", 0, 1)
     calibration = calibrate(
-        bank,
+        make_bank(negation, bank),
         ordinary[held_out].astype(np.float32),
         negation[rows].astype(np.float32),
         rows,
@@ -140,13 +142,14 @@ def freeze(
         latent_shape=engine.latent_shape(*size),
         image_size=size,
         negation_count=len(negation),
-        benign_count=int((~held_out).sum()),
+        benign_count=len(bank),
+        target_count=targets,
         benign_source="images" if benign is not None else "drawn by the engine",
         source_digest=_digest([*images, *(benign or [])], bad),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         guard=guard,
     )
-    digest = write_bundle(out, info, negation, ordinary[~held_out], calibration)
+    digest = write_bundle(out, info, negation, bank, calibration)
     return Frozen(digest, info, tuple(bad), lookalikes, int(held_out.sum()))
 
 
@@ -202,22 +205,6 @@ def _draw(
         parts.append(x.astype(np.float16))
         report("drawing benign pictures", seeds[-1] + 1, count)
     return np.concatenate(parts)
-
-
-def drop_lookalikes(drawn: NDArray[np.float16], negation: NDArray[np.float16]) -> NDArray[np.float16]:
-    """Keep the drawn latents that the other drawn ones explain better than the negation bank does.
-
-    A model draws the negated things too; left among the benign they would vouch for themselves.
-    """
-    bank = make_bank(negation, drawn)
-    row = noised(0.0)
-    x = drawn.astype(np.float32) * row.alpha
-    own = log_kernel(x, bank.benign, bank.benign_sq, row)
-    np.fill_diagonal(own, -np.inf)
-    ordinary = logsumexp(own) - math.log(len(drawn) - 1)
-    unsafe = logsumexp(log_kernel(x, bank.refs, bank.refs_sq, row)) - math.log(len(negation))
-    kept: NDArray[np.float16] = drawn[unsafe <= ordinary]
-    return kept
 
 
 def _digest(paths: Sequence[Path], bad: Sequence[str]) -> str:

@@ -45,6 +45,8 @@ class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """(width, height) in pixels."""
     negation_count: int
     benign_count: int
+    target_count: int
+    """How many of the benign latents, from the first on, opened pictures may be steered towards."""
     benign_source: str
     """``images``, or ``drawn by the engine``."""
     source_digest: str
@@ -69,7 +71,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
     def bank(self) -> Bank:
         """Both banks as float32 rows with their squared norms."""
-        return make_bank(self.negation, self.benign)
+        return make_bank(self.negation, self.benign, self.info.target_count)
 
 
 def write_bundle(
@@ -148,3 +150,5 @@ def _check_shapes(path: Path, bundle: Bundle) -> None:
     for name, (stated, found) in expected.items():
         if stated != found or not stated[0]:
             raise BundleError(f"{path}: {name} is {found}, its description says {stated}.")
+    if not 0 < info.target_count <= info.benign_count:
+        raise BundleError(f"{path}: {info.target_count} targets of {info.benign_count} benign latents.")

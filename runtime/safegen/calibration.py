@@ -19,6 +19,9 @@ from safegen.solver import Row, noised
 Array = NDArray[np.float32]
 
 LOG_SNR_GRID = np.linspace(-7.0, 7.0, 29)
+SAFELY_BENIGN = 0.05
+"""An open gate lets go around this quantile of the benign images' log beta*: the median would let go
+of pictures that the prompt then turns back."""
 LOOKS_FROM = -4.0
 """log-SNR from which the gate looks: before, log beta* is noise, and false alarms are all it gives."""
 
@@ -42,7 +45,7 @@ class Thresholds(NamedTuple):
     opens: NDArray[np.float64]
     """The gate opens where log beta* is above; infinite where it does not look yet."""
     releases: NDArray[np.float64]
-    """An open gate fades out around this: a benign picture's usual log beta*, at most 0."""
+    """An open gate fades out around this: the log beta* of safely benign pictures, at most 0."""
 
 
 def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: Any) -> Thresholds:
@@ -65,7 +68,7 @@ def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: An
     scores = np.sort(((calibration.benign - high) / excess[:, None])[seen].max(axis=0))
     rank = math.ceil((len(scores) + 1) * (1 - false_positive_rate)) - 1
     z = scores[min(rank, len(scores) - 1)]
-    usual = np.minimum(np.median(calibration.benign, axis=1), 0.0)
+    usual = np.minimum(np.quantile(calibration.benign, SAFELY_BENIGN, axis=1), 0.0)
     opens = np.where(looks, np.interp(wanted, known, high[:, 0] + z * excess), np.inf)
     return Thresholds(opens, np.minimum(np.interp(wanted, known, usual), opens))
 

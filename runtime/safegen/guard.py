@@ -36,6 +36,8 @@ class Bank(NamedTuple):
     """(M, D) float32: latents of ordinary pictures; the denominator of ``ratio``."""
     benign_sq: Array
     """(M,) their squared norms."""
+    targets: int | None = None
+    """``ratio`` steers towards the first so many benign latents alone; None is all."""
 
 
 class Evidence(NamedTuple):
@@ -49,11 +51,11 @@ class Evidence(NamedTuple):
     """(B,) index of the reference that counts most."""
 
 
-def make_bank(refs: Array, benign: Array) -> Bank:
+def make_bank(refs: Array, benign: Array, targets: int | None = None) -> Bank:
     """Latents (N, C, H, W) and (M, C, H, W) of any precision to float32 rows and squared norms."""
     xp = array_namespace(refs)
     rows, ordinary = (xp.astype(flat(x), xp.float32) for x in (refs, benign))
-    return Bank(rows, xp.sum(rows * rows, axis=1), ordinary, xp.sum(ordinary * ordinary, axis=1))
+    return Bank(rows, xp.sum(rows**2, axis=1), ordinary, xp.sum(ordinary**2, axis=1), targets)
 
 
 def flat(x: Array) -> Array:
@@ -159,7 +161,7 @@ def ratio(
     strength = xp.ones_like(value) if row.log_snr < SETTLED else 1 / (1 + xp.exp(-away))
     acts = ((value > opens) | latched) & (strength >= W_MIN)
     weight = xp.where(acts, strength, xp.zeros_like(strength))
-    safe = mean_of_refs(softmax(benign), bank.benign, x0)
+    safe = mean_of_refs(softmax(benign[:, : bank.targets]), bank.benign[: bank.targets, ...], x0)
     target = safe + repulsion * (safe - mean_of_refs(softmax(unsafe), bank.refs, x0))
     evidence = Evidence(value - opens, weight, xp.argmax(unsafe, axis=-1))
     return x, x0 + per_sample(weight, x0) * (target - x0), evidence

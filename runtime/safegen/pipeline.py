@@ -14,7 +14,7 @@ from safegen.bundle import Bundle, read_bundle
 from safegen.engine import Engine
 from safegen.errors import BundleError, GuardError, UsageError
 from safegen.guard import Bank
-from safegen.guard_settings import Settings, open_guard, parse_guard
+from safegen.guard_settings import OpenGuard, Settings, open_guard, parse_guard
 from safegen.guidance import guided
 from safegen.image import save_png
 from safegen.loop import Step, denoise, first_latents
@@ -168,9 +168,10 @@ class Pipeline:
             raise UsageError("seed goes from 0 to 2^64 - 1.")
         job = self._job(negative_prompt, steps, solver, guidance_scale, size, guard)
         todo = [(text, first + i) for text, first in zip(prompts, seeds, strict=True) for i in range(n)]
+        opened = open_guard(job.guard, self.bundle, self._bank, job.table)
         pictures: list[Picture] = []
         for start in range(0, len(todo), batch_size):
-            pictures += self._draw(job, todo[start : start + batch_size], on_step)
+            pictures += self._draw(job, opened, todo[start : start + batch_size], on_step)
         return pictures
 
     def _job(
@@ -222,14 +223,14 @@ class Pipeline:
         return size
 
     def _draw(
-        self, job: _Job, todo: list[tuple[str, int]], on_step: Callable[[Step], None] | None
-    ) -> list[Picture]:
+        self, job: _Job, guard: OpenGuard, todo: list[tuple[str, int]],
+        on_step: Callable[[Step], None] | None,
+    ) -> list[Picture]:  # fmt: skip
         seeds = [seed for _, seed in todo]
         shape = self.engine.latent_shape(job.width, job.height)
         states = self.engine.encode_prompts([job.negative_prompt, *(text for text, _ in todo)])
         uncond = np.repeat(states[:1], len(todo), axis=0)
         model = guided(self.engine.predict, states[1:], uncond, job.guidance_scale)
-        guard = open_guard(job.guard, self.bundle, self._bank, job.table)
         x = first_latents(job.table, seeds, shape, np)
         watches: list[list[Watch]] = [[] for _ in todo]
         for step in denoise(model, x, job.table, guard, seeds):

@@ -14,7 +14,8 @@ from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
 from safegen.guard_settings import Ratio
 from safegen.image import read_rgb
-from safegen_engines.freeze import drop_lookalikes, find_images, freeze
+from safegen_engines.freeze import find_images, freeze
+from safegen_engines.lookalikes import drop_lookalikes, targets_first
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,29 @@ def test_lookalikes_are_dropped_and_others_kept() -> None:
     kept = drop_lookalikes(np.concatenate([like, other]), negation)
     assert len(kept) == 90
     assert (kept == other).all()
+
+
+def test_many_lookalikes_do_not_vouch_for_one_another() -> None:
+    """As many as there are ordinary pictures: each would find a nearer neighbour among its like."""
+    rng = np.random.default_rng(0)
+    shape = (4, 3, 3)
+    negation = (rng.standard_normal((30, *shape)) * 0.3 + 2).astype(np.float16)
+    like = (rng.standard_normal((90, *shape)) * 0.3 + 2).astype(np.float16)
+    other = (rng.standard_normal((90, *shape)) * 0.3 - 1).astype(np.float16)
+    kept = drop_lookalikes(np.concatenate([like, other]), negation)
+    assert (kept == other).all()
+
+
+def test_what_looks_like_the_negation_set_is_no_target() -> None:
+    rng = np.random.default_rng(0)
+    shape = (4, 3, 3)
+    negation = (rng.standard_normal((30, *shape)) * 0.3 + 2).astype(np.float16)
+    like = (rng.standard_normal((5, *shape)) * 0.3 + 1.8).astype(np.float16)
+    other = (rng.standard_normal((95, *shape)) * 0.3 - 1).astype(np.float16)
+    ordered, targets = targets_first(np.concatenate([like, other]), negation)
+    assert targets == 90
+    assert sorted(map(bytes, ordered[-5:])) == sorted(map(bytes, like))
+    assert sorted(map(bytes, ordered)) == sorted(map(bytes, np.concatenate([like, other])))
 
 
 @pytest.mark.slow

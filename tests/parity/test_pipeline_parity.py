@@ -13,15 +13,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    LCMScheduler,
-    StableDiffusionPipeline,
-)  # fmt: skip
+from diffusers import StableDiffusionPipeline
+from schedulers import SCHEDULERS
 from transformers import CLIPTextModel
 
 from safegen import Pipeline, Solver
@@ -29,14 +22,6 @@ from safegen.noise import normal_batch
 
 pytestmark = pytest.mark.slow
 
-SCHEDULERS = {
-    "ddpm": DDPMScheduler,
-    "ddim": DDIMScheduler,
-    "euler": EulerDiscreteScheduler,
-    "euler-a": EulerAncestralDiscreteScheduler,
-    "dpm++2m": DPMSolverMultistepScheduler,
-    "lcm": LCMScheduler,
-}
 TOLERANCE = 2
 """Of 255. Both round to 8 bits, and float32 sums in another order differ by about 1e-5 after ten steps."""
 

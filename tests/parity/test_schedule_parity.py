@@ -9,28 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    LCMScheduler,
-)  # fmt: skip
+from diffusers import DDIMScheduler
+from schedulers import SCHEDULERS
 
 from safegen.schedule import read_schedule
 from safegen.solver import Solver, plan
 
 pytestmark = pytest.mark.slow
 
-CLASSES = {
-    "ddpm": DDPMScheduler,
-    "ddim": DDIMScheduler,
-    "euler": EulerDiscreteScheduler,
-    "euler-a": EulerAncestralDiscreteScheduler,
-    "dpm++2m": DPMSolverMultistepScheduler,
-    "lcm": LCMScheduler,
-}
 BASE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -69,7 +55,7 @@ def walk(scheduler: Any, table: Any, seed: int, eta: float) -> list[float]:
 @pytest.fixture(autouse=True)
 def keep_randn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put diffusers' own noise back after each test."""
-    for cls in CLASSES.values():
+    for cls in SCHEDULERS.values():
         module = __import__(cls.__module__, fromlist=["x"])
         if hasattr(module, "randn_tensor"):
             monkeypatch.setattr(module, "randn_tensor", module.randn_tensor)
@@ -78,7 +64,7 @@ def keep_randn(monkeypatch: pytest.MonkeyPatch) -> None:
 def check(name: str, steps: int, config: dict[str, Any], solver: Solver) -> None:
     if name == "dpm++2m":  # diffusers steps a v model at 1 step through its own special case
         config = {**config, "lower_order_final": True}
-    scheduler = CLASSES[name](**{**BASE, **config})
+    scheduler = SCHEDULERS[name](**{**BASE, **config})
     scheduler.set_timesteps(steps)
     stored = {
         **dict(scheduler.config),
@@ -97,13 +83,13 @@ def config_of(name: str, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("steps", [1, 4, 10, 30, 50])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_each_solver(name: str, prediction: str, steps: int) -> None:
     check(name, steps, config_of(name, prediction_type=prediction), Solver(name))
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
-@pytest.mark.parametrize("name", [n for n in CLASSES if n != "lcm"])
+@pytest.mark.parametrize("name", [n for n in SCHEDULERS if n != "lcm"])
 def test_each_spacing(name: str, spacing: str) -> None:
     check(name, 13, config_of(name, timestep_spacing=spacing), Solver(name, spacing=spacing))
 

@@ -20,8 +20,8 @@ def write(path: Path, guard: Settings = Ratio(), n: int = 3, **changes) -> str:
     curves = [rng.standard_normal((len(LOG_SNR_GRID), k)).astype(np.float32) for k in (4, n, n)]
     info = {
         "name": "shoes", "latent_space": "ab" * 32, "latent_shape": (4, 2, 2), "image_size": (8, 8),
-        "negation_count": n, "benign_count": 5, "benign_source": "images", "source_digest": "cd" * 32,
-        "created": "2026-01-01T00:00:00+00:00", "guard": guard, **changes,
+        "negation_count": n, "benign_count": 5, "target_count": 4, "benign_source": "images",
+        "source_digest": "cd" * 32, "created": "2026-01-01T00:00:00+00:00", "guard": guard, **changes,
     }  # fmt: skip
     calibration = Calibration(LOG_SNR_GRID.astype(np.float32), *curves)
     return write_bundle(path, BundleInfo(**info), negation, benign, calibration)

@@ -101,6 +101,17 @@ def test_ratio_replaces_an_unsafe_x0_by_the_benign_banks(tau: float, alpha: floa
     assert evidence.nearest.tolist() == unsafe.argmax(-1).tolist()
 
 
+def test_ratio_steers_towards_the_first_targets_alone() -> None:
+    """What comes after them looks like the negation set, and would keep the picture what it was."""
+    bank, row = make_bank()._replace(targets=4), make_row()
+    x, x0 = make_pair(near=bank.benign[6])
+    _, found, evidence = guard.ratio(x, x0, row, bank, SHUT, opens=-1e6, releases=0.0, tau=1.0, repulsion=0.0)
+    close(found, posterior_mean(forward_kernels(x, bank.benign[:4], row, 1.0), bank.benign[:4], x0))
+    every = guard.ratio(x, x0, row, bank._replace(targets=None), SHUT, opens=-1e6, releases=0.0,
+                        tau=1.0, repulsion=0.0)[2]  # fmt: skip
+    assert (evidence.value == every.value).all()  # all of them still bear witness
+
+
 def test_ratio_leaves_alone_what_stays_below_its_threshold() -> None:
     bank = make_bank()
     x, x0 = make_pair(near=bank.benign[2])
@@ -283,7 +294,8 @@ def test_the_same_lines_run_under_the_strict_array_api() -> None:
     x, x0 = make_pair(near=bank.refs[3])
     z = np.random.default_rng(5).standard_normal(SHAPE).astype(np.float32)
     strict = [array_api_strict.asarray(a) for a in (x, x0, z)]
-    found = run_all(*strict, Bank(*(array_api_strict.asarray(a) for a in bank)), row)
+    banks = Bank(*(array_api_strict.asarray(a) for a in bank[:4]), targets=bank.targets)
+    found = run_all(*strict, banks, row)
     for name, (new_x, new_x0, evidence) in run_all(x, x0, z, bank, row).items():
         close(np.asarray(found[name][0]), new_x)
         close(np.asarray(found[name][1]), new_x0)
