@@ -67,6 +67,9 @@ def freeze(
     if benign is None:
         say(f"  no --benign given: the engine drew {benign_count} pictures of no prompt;"
             f" {frozen.lookalikes} looked like the negation set and were dropped")  # fmt: skip
+        if frozen.lookalikes > benign_count / 4:
+            say("  warning: so many that ordinary pictures must be among them; the gate will open on more"
+                f" than {false_positive_rate:g} of what looks alike. Give --benign.")  # fmt: skip
     for line in frozen.bad:
         say(f"  skipped {line}")
     if isinstance(settings, Ratio) and frozen.held_out + 1 < 1 / settings.false_positive_rate:
