@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 WORK = Path(__file__).resolve().parent.parent / "build" / "training"
 
@@ -37,3 +38,11 @@ def cosine(step: int, total: int, warmup: int = 500) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 + 0.5 * float(torch.cos(torch.tensor((step - warmup) / (total - warmup) * torch.pi)))
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, model: nn.Module, step: int) -> None:
+    """Move the average towards the model; the decay grows to 0.9993."""
+    decay = min(0.9993, (1 + step) / (10 + step))
+    for a, b in zip(ema.parameters(), model.parameters(), strict=True):
+        a.lerp_(b, 1 - decay)

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import fashion
 from prompts import sample_prompt
-from run import WORK, cosine, log, resume, save
+from run import WORK, cosine, log, resume, save, update_ema
 from safegen.tokenizer import END, START, read_clip_tables
 from train_tokenizer import FOLDER as TOKENIZER
 from train_tokenizer import MAX_LENGTH
@@ -94,14 +94,6 @@ def encode_all() -> tuple[Tensor, float]:
     mean = torch.load(LATENTS, weights_only=True)["mean"]
     scaling_factor = 1 / float(mean.std())
     return mean * scaling_factor, scaling_factor
-
-
-@torch.no_grad()
-def update_ema(ema: Denoiser, model: Denoiser, step: int) -> None:
-    """Move the average towards the model; the decay grows to 0.9993."""
-    decay = min(0.9993, (1 + step) / (10 + step))
-    for a, b in zip(ema.parameters(), model.parameters(), strict=True):
-        a.lerp_(b, 1 - decay)
 
 
 def train(steps: int, batch: int, seed: int, lr: float, dropout: float, typos: float) -> None:

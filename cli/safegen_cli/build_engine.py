@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from safegen.errors import ExportError, SafegenError, UsageError
 from safegen_cli.console import Json, answer, bar, mib, say
+
+if TYPE_CHECKING:
+    from safegen_engines.build import Options
 
 
 def build_engine(
@@ -18,6 +21,8 @@ def build_engine(
     target: Annotated[str, typer.Option(help="What it runs on: cpu.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     clip_skip: Annotated[int, typer.Option(min=0, help="Layers of the text encoder to leave out at its end.")] = 0,
+    null_class: Annotated[int | None, typer.Option(min=0, help="The label of no class, where a class-conditional UNet has one.")] = None,
+    without_t5: Annotated[bool, typer.Option("--without-t5", help="Leave out the largest text encoder of Stable Diffusion 3.")] = False,
     bundle: Annotated[Path | None, typer.Option("-b", "--bundle", help="A default negation bundle to put into the engine.")] = None,
     guards: Annotated[str | None, typer.Option(help="Guards the engine allows, with commas; all if left out.")] = None,
     allow_unguarded: Annotated[bool, typer.Option("--allow-unguarded", help="Let the engine draw without a guard, for measuring.")] = False,
@@ -31,11 +36,13 @@ def build_engine(
     Example: safegen build-engine stable-diffusion-v1-5/ --target cpu -o engine/
     """
     from safegen_engines import build as engines
+    from safegen_engines.source import open_source
     from safegen_engines.target import find_target
 
     find_target(target, precision)
     options = engines.Options(
-        target=target, precision=precision, clip_skip=clip_skip, allow_unguarded=allow_unguarded,
+        target=target, precision=precision, clip_skip=clip_skip, null_class=null_class, without_t5=without_t5,
+        allow_unguarded=allow_unguarded,
         guards=_guards(guards), name=name, steps=steps, guidance_scale=guidance_scale,
         bundle=str(bundle) if bundle else None,
     )  # fmt: skip
@@ -46,8 +53,8 @@ def build_engine(
         return
     built: list[dict[str, Any]] = []
     with bar("components") as progress:
-        source = _onnx_folder(checkpoint, engines.prepare(out), clip_skip, progress)
-        task = progress.add_task("building", total=4, note="")
+        source = _onnx_folder(checkpoint, engines.prepare(out), options, progress)
+        task = progress.add_task("building", total=len(open_source(source).components), note="")
 
         def report(part: engines.Built) -> None:
             progress.update(task, advance=1, note=part.name)
@@ -72,24 +79,26 @@ def _guards(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def _onnx_folder(checkpoint: Path, work: Path, clip_skip: int, progress: Any) -> Path:
+def _onnx_folder(checkpoint: Path, work: Path, options: Options, progress: Any) -> Path:
     """The graphs of a checkpoint: its own, or exported through torch."""
     from safegen_engines.source import is_onnx_folder
 
     if is_onnx_folder(checkpoint):
-        if clip_skip:
-            raise UsageError("clip_skip is set when the text encoder is exported; this is ONNX already.")
+        if options.clip_skip or options.without_t5 or options.null_class is not None:
+            raise UsageError(
+                "clip_skip, null_class and without_t5 take effect at the export; this is ONNX already."
+            )
         return checkpoint
     try:
         from safegen_export.checkpoint import open_checkpoint
 
-        opened = open_checkpoint(checkpoint)
+        opened = open_checkpoint(checkpoint, without_t5=options.without_t5, null_class=options.null_class)
         from safegen_export.onnx import export
     except ImportError as error:
         raise ExportError(
             f"a torch checkpoint needs the extra 'export' ({error}): pip install 'safegen[export]'."
         ) from None
-    task = progress.add_task("exporting", total=4, note="")
+    task = progress.add_task("exporting", total=len(opened.components), note="")
 
     def report(name: str, seconds: float, size: int) -> None:
         progress.update(task, advance=1, note=name)
@@ -97,7 +106,7 @@ def _onnx_folder(checkpoint: Path, work: Path, clip_skip: int, progress: Any) ->
         say(f"  exported {name:13} {when} {mib(size):>11}")
 
     try:
-        export(opened, work / "onnx", clip_skip=clip_skip, report=report)
+        export(opened, work / "onnx", clip_skip=options.clip_skip, report=report)
     except SafegenError:
         if not any((work / "onnx").glob("*/done.txt")):
             shutil.rmtree(work / "onnx", ignore_errors=True)

@@ -16,7 +16,8 @@ from safegen_cli.console import Json, answer, bar, parse_size, say
 
 if TYPE_CHECKING:
     from safegen.loop import Step
-    from safegen.pipeline import Picture, Pipeline
+    from safegen.picture import Picture
+    from safegen.pipeline import Pipeline
 
 
 def generate(
@@ -26,10 +27,11 @@ def generate(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="A .png file, or a folder. Left out: PROMPT-SEED.png here, never over an existing file.")] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures a prompt; picture i has seed + i.")] = 1,
     prompts: Annotated[Path | None, typer.Option("--prompts", exists=True, dir_okay=False, help="A file with one prompt a line.")] = None,
+    class_label: Annotated[list[int] | None, typer.Option(help="Label to draw, for a model of classes (repeatable).")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance should lead away from.")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed draws the same picture; random if left out.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Model evaluations.")] = None,
-    solver: Annotated[str | None, typer.Option(help="ddim, ddpm, euler, euler-a, dpm++2m or lcm.")] = None,
+    solver: Annotated[str | None, typer.Option(help="ddim, ddpm, euler, euler-a, dpm++2m or lcm; flow-euler for flow models.")] = None,
     eta: Annotated[float, typer.Option(help="DDIM's noise, 0 to 1.")] = 0.0,
     karras: Annotated[bool | None, typer.Option("--karras/--no-karras", help="Karras noise levels (euler, dpm++2m).")] = None,
     spacing: Annotated[str | None, typer.Option(help="leading, linspace or trailing.")] = None,
@@ -50,15 +52,16 @@ def generate(
     from safegen.solver import Solver
 
     texts = _prompts(prompt, prompts)
-    if out and out.suffix.lower() == ".png" and len(texts) * count > 1:
-        raise UsageError(f"{out}: one file for {len(texts) * count} pictures; give a folder with -o.")
+    total = max(1, len(texts), len(class_label or [])) * count
+    if out and out.suffix.lower() == ".png" and total > 1:
+        raise UsageError(f"{out}: one file for {total} pictures; give a folder with -o.")
     pipeline = Pipeline.load(engine, bundle)
     start = secrets.randbelow(2**32 - count) if seed is None else seed
     plan = Solver(solver or pipeline.engine.manifest.defaults.solver, eta, karras, spacing)
     with bar("steps") as progress:
-        watch = _Watch(progress, preview, pipeline, batch_size, len(texts) * count)
+        watch = _Watch(progress, preview, pipeline, batch_size, total)
         pictures = pipeline(
-            texts, negative_prompt=negative_prompt, n=count, seed=start, steps=steps, solver=plan,
+            texts or None, class_label=class_label, negative_prompt=negative_prompt, n=count, seed=start, steps=steps, solver=plan,
             guidance_scale=guidance_scale, size=parse_size(size), guard=guard,
             batch_size=batch_size, on_step=watch,
         )  # fmt: skip
@@ -82,10 +85,7 @@ def generate(
 
 def _prompts(prompt: str | None, file: Path | None) -> list[str]:
     lines = file.read_text("utf-8").splitlines() if file else []
-    texts = ([prompt] if prompt is not None else []) + [t.strip() for t in lines if t.strip()]
-    if not texts:
-        raise UsageError("nothing to draw: give a PROMPT, or --prompts FILE with one prompt a line.")
-    return texts
+    return ([prompt] if prompt is not None else []) + [t.strip() for t in lines if t.strip()]
 
 
 class _Watch:
@@ -123,7 +123,7 @@ def _save(picture: Picture, out: Path | None) -> Path:
         return out
     folder = out or Path()
     folder.mkdir(parents=True, exist_ok=True)
-    path = free_name(folder, picture.settings["prompt"], picture.settings["seed"])
+    path = free_name(folder, picture.title, picture.settings["seed"])
     picture.save(path)
     return path
 

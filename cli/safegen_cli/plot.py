@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from safegen.errors import UsageError
 
 if TYPE_CHECKING:
-    from safegen.pipeline import Picture
+    from safegen.picture import Picture
 
 
 def plot_traces(pictures: Sequence[Picture], path: Path) -> None:
@@ -27,7 +27,7 @@ def plot_traces(pictures: Sequence[Picture], path: Path) -> None:
     for picture in pictures:
         trace = picture.verdict.trace
         steps = [w.step + 1 for w in trace]
-        label = f"{picture.settings['prompt']} ({picture.settings['seed']})"
+        label = f"{picture.title} ({picture.settings['seed']})"
         above.plot(steps, [w.evidence for w in trace], marker=".", label=label)
         below.plot(steps, [w.weight for w in trace], marker=".")
     above.axhline(0, color="black", linewidth=0.8)

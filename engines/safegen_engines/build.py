@@ -23,17 +23,17 @@ from safegen.manifest import (
     Manifest,
     Parity,
     Tensor,
+    TextWindow,
     read_manifest,
     write_manifest,
 )  # fmt: skip
 from safegen.seal import file_sha256
 from safegen.session import Session
 from safegen_engines import fingerprint, ort, parity
-from safegen_engines.source import COMPONENTS, INPUTS, Source, open_source
+from safegen_engines.source import TEXT_ENCODERS, VAE, Source, open_source
 from safegen_engines.target import find_target
 
 WORK = ".build"
-TOKENIZER = "tokenizer.json"
 BUNDLE = "default.negation"
 
 
@@ -44,6 +44,8 @@ class Options:
     target: str = "cpu"
     precision: str = "fp32"
     clip_skip: int = 0
+    null_class: int | None = None
+    without_t5: bool = False
     allow_unguarded: bool = False
     guards: tuple[str, ...] = GUARDS
     name: str | None = None
@@ -121,13 +123,12 @@ def build(checkpoint: Path, onnx_folder: Path, out: Path, options: Options, repo
     work = prepare(out)
     if options.bundle and read_bundle(Path(options.bundle)).info.latent_space != source.latent_space().id:
         raise BundleError(f"{options.bundle}: frozen through another autoencoder than this engine's.")
-    components = {name: _component(source, work, name, options, report) for name in COMPONENTS}
+    components = {name: _component(source, work, name, options, report) for name in source.components}
     _forget(out)
-    for folder in (work / name for name in COMPONENTS):
+    for folder in (work / name for name in source.components):
         for file in folder.glob("*.onnx*"):
             file.replace(out / file.name)
-    tokenizer, window = source.tokenizer(TOKENIZER)
-    tokenizer.save(str(out / TOKENIZER), pretty=False)
+    windows = {name: _tokenizer(source, out, name) for name in source.components if name in TEXT_ENCODERS}
     if options.bundle:
         shutil.copyfile(options.bundle, out / BUNDLE)
     manifest = Manifest(
@@ -138,13 +139,15 @@ def build(checkpoint: Path, onnx_folder: Path, out: Path, options: Options, repo
         built_with={"safegen": safegen.__version__, **fingerprint.libraries()},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         components=components,
+        model=source.model,
+        conditioning=source.conditioning(),
         latent_space=source.latent_space(),
-        tokenizer=window,
+        tokenizers=windows,
         scheduler=source.scheduler,
         defaults=_defaults(source, options),
         guards=[*options.guards, *(["off"] if options.allow_unguarded else [])],
         bundle=BUNDLE if options.bundle else None,
-        files=_digests(out, components, bool(options.bundle)),
+        files=_digests(out, components, windows, bool(options.bundle)),
     )
     write_manifest(out, manifest)
     _clean(work, checkpoint, options)
@@ -161,21 +164,31 @@ def _forget(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
+def _tokenizer(source: Source, out: Path, encoder: str) -> TextWindow:
+    """Save an encoder's tokenizer as ``tokenizer.json``, ``tokenizer_2.json`` and so on."""
+    tokenizer, window = source.tokenizer(encoder, encoder.replace("text_encoder", "tokenizer") + ".json")
+    tokenizer.save(str(out / window.file), pretty=False)
+    return window
+
+
 def _defaults(source: Source, options: Options) -> Defaults:
     side = source.sample_size() * source.latent_space().downscale
-    lcm = source.solver == "lcm"
+    lcm, spec = source.solver == "lcm", source.conditioning()
+    scale = {"none": 1.0, "embedded": 3.5, "classifier-free": 4.0 if spec.classes else 7.5}[spec.guidance]
     return Defaults(
         solver=source.solver,
         steps=options.steps or (4 if lcm else 30),
-        guidance_scale=options.guidance_scale or (1.0 if lcm else 7.5),
+        guidance_scale=options.guidance_scale or (1.0 if lcm and spec.guidance != "embedded" else scale),
         width=side,
         height=side,
     )
 
 
-def _digests(out: Path, components: dict[str, Component], bundle: bool) -> dict[str, File]:
+def _digests(
+    out: Path, components: dict[str, Component], windows: dict[str, TextWindow], bundle: bool
+) -> dict[str, File]:
     names = [f.name for c in components.values() for f in sorted(out.glob(f"{c.file}*"))]
-    names += [TOKENIZER, *([BUNDLE] if bundle else [])]
+    names += [*(w.file for w in windows.values()), *([BUNDLE] if bundle else [])]
     return {n: File(file_sha256(out / n), (out / n).stat().st_size) for n in names}
 
 
@@ -190,12 +203,13 @@ def _component(source: Source, work: Path, name: str, options: Options, report: 
     """Build one component, or take it from an interrupted run with the same content key."""
     began = time.perf_counter()
     folder, mark = work / name, work / name / "done.json"
-    key = fingerprint.fingerprint(source.folder / name, {"precision": options.precision})
+    precision = _precision(source, name, options.precision)
+    key = fingerprint.fingerprint(source.folder / name, {"precision": precision})
     stored = json.loads(mark.read_text()) if mark.is_file() else {}
     if stored.get("key") != key or not (folder / f"{name}.onnx").is_file():
         shutil.rmtree(folder / "parts", ignore_errors=True)
         folder.mkdir(exist_ok=True)
-        stored = {"key": key, **_make(source, folder, name, options.precision)}
+        stored = {"key": key, **_make(source, folder, name, precision)}
         mark.write_text(json.dumps(stored))
     path = folder / f"{name}.onnx"
     session = Session(path)
@@ -207,18 +221,20 @@ def _component(source: Source, work: Path, name: str, options: Options, report: 
         inputs={k: Tensor(d, s) for k, (d, s) in session.inputs.items()},
         outputs={k: Tensor(d, s) for k, (d, s) in session.outputs.items()},
         parity=checked,
+        precision=stored["precision"],
         optimized_for="ONNX Runtime's CPU provider, any processor" if stored["optimized"] else None,
     )
 
 
+def _precision(source: Source, name: str, wanted: str) -> str:
+    """fp32 for SDXL's autoencoder unless it is marked safe: it overflows in half precision."""
+    unsafe = "text_embeds" in source.conditioning().text and source.config(name).get("force_upcast", True)
+    return "fp32" if name in VAE and unsafe else wanted
+
+
 def _make(source: Source, folder: Path, name: str, precision: str) -> dict[str, Any]:
     model = ort.load_graph(source.graph(name))
-    found = {i.name for i in model.graph.input}
-    if found != INPUTS[name]:
-        raise EngineError(
-            f"{source.graph(name)}: inputs are {', '.join(sorted(found))}; a {name} has"
-            f" {', '.join(sorted(INPUTS[name]))}."
-        )
+    source.check_inputs(name, {i.name for i in model.graph.input})
     parts = folder / "parts"
     parts.mkdir(exist_ok=True)
     plain, optimized = parts / f"{name}.onnx", parts / f"optimized-{name}.onnx"
@@ -235,6 +251,7 @@ def _make(source: Source, folder: Path, name: str, precision: str) -> dict[str, 
         file.replace(folder / file.name)
     shutil.rmtree(parts)
     return {
+        "precision": precision,
         "parity": {f: getattr(checked, f) for f in checked.__struct_fields__},
         "optimized": better,
     }

@@ -24,7 +24,7 @@ from safegen.guidance import guided
 from safegen.image import SUFFIXES, read_rgb
 from safegen.loop import denoise, first_latents
 from safegen.seal import file_sha256
-from safegen.solver import Solver, plan
+from safegen.solver import Solver
 from safegen_engines.lookalikes import drop_lookalikes, targets_first
 
 HELD_OUT = 1 / 3
@@ -192,13 +192,13 @@ def _draw(
     engine: Engine, count: int, size: tuple[int, int], batch_size: int, report: Report
 ) -> NDArray[np.float16]:
     """Latents of pictures of no prompt, drawn without a guard and never decoded."""
-    table = plan(engine.schedule, Solver("ddim"), DRAWN_STEPS)
-    nothing = engine.encode_prompts([""])
+    defaults = engine.manifest.defaults
+    table = engine.plan(Solver(defaults.solver), min(defaults.steps, DRAWN_STEPS), size)
     parts: list[Any] = []
     for start in range(0, count, batch_size):
         seeds = range(start, min(start + batch_size, count))
-        states = np.repeat(nothing, len(seeds), axis=0)
-        model = guided(engine.predict, states, states, 1.0)
+        nothing = engine.uncondition("", len(seeds), size, 1.0)
+        model = guided(engine.predict, nothing, None, 1.0)
         x = first_latents(table, seeds, engine.latent_shape(*size), np)
         for step in denoise(model, x, table, open_guard(Off(), None, None, table), seeds):
             x = step.x

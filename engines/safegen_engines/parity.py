@@ -77,10 +77,12 @@ def _run_source(source: Source, component: str) -> Iterator[Case]:
 
 
 def _sizes(source: Source, component: str) -> tuple[tuple[int, int, int], ...]:
-    """As the export does: a square and an oblong that the UNet's halvings divide; pixels to encode."""
-    multiple = 2 ** (len(source.config("unet")["block_out_channels"]) - 1)
+    """As the export does: a square and an oblong that the model can halve; pixels to encode."""
+    space = source.latent_space()
+    halvings = len(source.config(source.model).get("block_out_channels", ())) or 1
+    multiple = max(space.patch, 2 ** (halvings - 1))
     side = max(multiple, min(source.sample_size(), 32) // multiple * multiple)
-    scale = source.latent_space().downscale if component == "vae_encoder" else 1
+    scale = space.downscale if component == "vae_encoder" else 1
     return (2, side * scale, side * scale), (3, side * scale, (side + multiple) * scale)
 
 
@@ -88,18 +90,14 @@ def _random(
     rng: np.random.Generator, source: Source, dtype: str, name: str, shape: list[Any],
     size: tuple[int, int, int],
 ) -> Any:  # fmt: skip
-    """A random input: named dimensions take the batch, height and width in the order of their axes."""
-    text = source.config("text_encoder")
-    length = int(text["max_position_embeddings"])
-    by_name = {
-        "input_ids": (size[0], length),
-        "timestep": (size[0],) if shape else (),
-        "encoder_hidden_states": (size[0], length, int(text["hidden_size"])),
-    }
-    dims: tuple[int, ...] = by_name.get(name) or (size[0], shape[1] if len(shape) > 1 else 1, *size[1:])
-    dims = () if name == "timestep" and not shape else dims
+    """A random input. Named dimensions: batch, height and width of pictures; batch and tokens of text."""
+    text = source.config("text_encoder") if "text_encoder" in source.components else {}
+    length = int(text.get("max_position_embeddings", 0))
+    named = size if len(shape) == 4 else (size[0], length, int(text.get("hidden_size", 0)))
+    axes = [0, 1, 1, 2] if len(shape) == 4 else [0, 1, 2]
+    dims = tuple(d if isinstance(d, int) else named[axis] for d, axis in zip(shape, axes, strict=False))
     if "int" in dtype:
-        high = int(text["vocab_size"]) if name == "input_ids" else 999
+        high = {"input_ids": int(text.get("vocab_size", 0))}.get(name, source.conditioning().classes or 999)
         return rng.integers(0, high, dims).astype(DTYPES[dtype])
     values = rng.uniform(0, 999, dims) if name == "timestep" else rng.standard_normal(dims)
     return np.asarray(values, DTYPES.get(dtype, np.float32))

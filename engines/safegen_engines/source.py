@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tokenizers import Tokenizer
 
 from safegen.errors import EngineError
-from safegen.manifest import LatentSpace, TextWindow
+from safegen.manifest import Conditioning, LatentSpace, TextWindow
 from safegen.seal import file_sha256
+from safegen.session import Session
 from safegen.solver import default_solver
 from safegen.tokenizer import END, read_clip_tables
 
-COMPONENTS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
-INPUTS = {
-    "text_encoder": {"input_ids"},
-    "unet": {"sample", "timestep", "encoder_hidden_states"},
-    "vae_decoder": {"latent_sample"},
-    "vae_encoder": {"sample"},
-}
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+MODELS = ("unet", "transformer")
+VAE = ("vae_decoder", "vae_encoder")
+GIVEN = {"sample", "timestep", "class_labels", "time_ids", "timestep_cond", "guidance"}
+"""Model inputs that need no text encoder."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,16 @@ class Source:
         """A component's configuration."""
         return _read(self.folder / part / "config.json")
 
+    @cached_property
+    def components(self) -> tuple[str, ...]:
+        """The graphs of this folder, the model after its text encoders."""
+        return tuple(n for n in (*TEXT_ENCODERS, *MODELS, *VAE) if self.graph(n).is_file())
+
+    @property
+    def model(self) -> str:
+        """The component that is sampled."""
+        return next(name for name in MODELS if name in self.components)
+
     @property
     def scheduler(self) -> dict[str, Any]:
         """The checkpoint's scheduler configuration."""
@@ -48,35 +59,82 @@ class Source:
         """The solver that the checkpoint was published with, or the nearest one here."""
         return default_solver(str(self.scheduler.get("_class_name")))
 
+    @cached_property
+    def exported(self) -> dict[str, Any]:
+        """What our own export notes beside the graphs; nothing in optimum's folders."""
+        path = self.folder / "export.json"
+        return _read(path) if path.is_file() else {}
+
+    def conditioning(self) -> Conditioning:
+        """How the model is told what to draw: as the export says, or as optimum names its inputs."""
+        if "conditioning" in self.exported:
+            return msgspec.convert(self.exported["conditioning"], Conditioning)
+        inputs = Session(self.graph(self.model)).inputs
+        if "encoder_hidden_states" not in inputs:
+            raise EngineError(f"{self.graph(self.model)}: an ONNX folder of such a model needs export.json.")
+        guidance = "embedded" if "timestep_cond" in inputs else "classifier-free"
+        if "text_embeds" not in inputs:
+            rows = [["text_encoder.last_hidden_state"]]
+            return Conditioning(text={"encoder_hidden_states": rows}, guidance=guidance)
+        encoders = [name for name in TEXT_ENCODERS if name in self.components]
+        # SDXL reads the layer before the last
+        states = [f"{name}.hidden_states.{self.config(name)['num_hidden_layers'] - 1}" for name in encoders]
+        index = _read(self.folder / "model_index.json")
+        return Conditioning(
+            text={"encoder_hidden_states": [states], "text_embeds": [[f"{encoders[-1]}.text_embeds"]]},
+            guidance=guidance,
+            zero_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
+        )
+
+    def check_inputs(self, component: str, found: set[str]) -> None:
+        """Refuse a graph that would be fed wrongly.
+
+        Raises:
+            EngineError: an input too many or too few.
+        """
+        spec = self.conditioning()
+        needed = {"vae_decoder": {"latent_sample"}, "vae_encoder": {"sample"}}.get(component, {"input_ids"})
+        allowed = needed
+        if component == self.model:
+            classes = {"class_labels"} if spec.classes else set()
+            needed = {"sample", "timestep", *spec.text, *classes}
+            allowed = needed | GIVEN
+        if not needed <= found <= allowed:
+            raise EngineError(
+                f"{self.graph(component)}: inputs are {', '.join(sorted(found))}; a {component} has"
+                f" {', '.join(sorted(needed))}."
+            )
+
     def latent_space(self) -> LatentSpace:
-        """The autoencoder's identity and scaling."""
+        """The autoencoder's identity and scaling, or the pixels' own."""
+        model = self.config(self.model)
+        patch = int(self.exported.get("patch", 1))
+        if "vae_decoder" not in self.components:
+            return LatentSpace(id="pixels", channels=int(model["in_channels"]), downscale=1, patch=patch)
         config = self.config("vae_decoder")
-        exported = self.folder / "export.json"
-        if exported.is_file():
-            identity = str(json.loads(exported.read_text())["latent_space_id"])
-        else:
-            identity = file_sha256(self.graph("vae_encoder"))
         return LatentSpace(
-            id=identity,
+            id=self.exported.get("latent_space_id") or file_sha256(self.graph("vae_encoder")),
             channels=int(config["latent_channels"]),
             downscale=2 ** (len(config["block_out_channels"]) - 1),
             scaling_factor=float(config.get("scaling_factor") or 0.18215),
             shift_factor=float(config.get("shift_factor") or 0.0),
+            patch=patch,
         )
 
     def sample_size(self) -> int:
-        """The UNet's usual latent side."""
-        return int(self.config("unet").get("sample_size") or 64)
+        """The model's usual latent side."""
+        return int(self.config(self.model).get("sample_size") or 64)
 
-    def tokenizer(self, file: str) -> tuple[Tokenizer, TextWindow]:
-        """The tokenizer and its window; ``file`` is its name in the engine."""
-        folder = self.folder / "tokenizer"
+    def tokenizer(self, encoder: str, file: str) -> tuple[Tokenizer, TextWindow]:
+        """A text encoder's tokenizer and its window; ``file`` is its name in the engine."""
+        folder = self.folder / encoder.replace("text_encoder", "tokenizer")
         config = _read(folder / "tokenizer_config.json")
         special = folder / "special_tokens_map.json"
         pad = config.get("pad_token") or (special.is_file() and _read(special).get("pad_token")) or END
+        length = self.exported.get("max_length", {}).get(encoder) or config.get("model_max_length", 77)
         window = TextWindow(
             file=file,
-            max_length=int(config.get("model_max_length", 77)),
+            max_length=int(length),
             pad_token=str(pad["content"] if isinstance(pad, dict) else pad),
         )
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -88,7 +146,7 @@ class Source:
 
 def is_onnx_folder(folder: Path) -> bool:
     """Whether a folder holds ONNX graphs rather than a torch checkpoint."""
-    return (folder / "unet" / "model.onnx").is_file()
+    return any((folder / model / "model.onnx").is_file() for model in MODELS)
 
 
 def open_source(folder: Path) -> Source:
@@ -97,12 +155,22 @@ def open_source(folder: Path) -> Source:
     Raises:
         EngineError: the first file that is missing, by name.
     """
-    needed = [f"{name}/{file}" for name in COMPONENTS for file in ("model.onnx", "config.json")]
-    needed += ["scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"]
+    source = Source(folder)
+    parts = [name for name in (*TEXT_ENCODERS, *MODELS, *VAE) if (folder / name).is_dir()]
+    if not any(model in parts for model in MODELS):
+        parts.append("unet")
+    needed = [f"{name}/{file}" for name in parts for file in ("model.onnx", "config.json")]
+    needed += ["vae_encoder/model.onnx"] if "vae_decoder" in parts else []
+    needed += ["scheduler/scheduler_config.json"]
+    needed += [f"{name.replace('text_encoder', 'tokenizer')}/tokenizer_config.json"
+               for name in parts if name in TEXT_ENCODERS]  # fmt: skip
     for name in needed:
         if not (folder / name).is_file():
             raise EngineError(f"{folder / name}: missing from the ONNX folder.")
-    return Source(folder)
+    used = {row.split(".")[0] for rows in source.conditioning().text.values() for r in rows for row in r}
+    for encoder in sorted(used - set(parts)):
+        raise EngineError(f"{folder / encoder / 'model.onnx'}: missing from the ONNX folder.")
+    return source
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The torch modules of a checkpoint as graphs: named inputs with named dimensions."""
+"""The components of a checkpoint as graphs: modules with named inputs and named dimensions."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+import transformers
+from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CLIPTextModel
 from transformers.utils.logging import disable_progress_bar
 
 from safegen.errors import ExportError
+from safegen_export import module
 from safegen_export.checkpoint import Checkpoint
+from safegen_export.family import T5_TOKENS
 
 disable_progress_bar()  # type: ignore[no-untyped-call]
 
 Size = tuple[int, int, int]
 """(batch, latent height, latent width) of an example."""
+AREA = {2: "height", 3: "width"}
+BATCH = {0: "batch"}
 
 
 @dataclass(frozen=True)
@@ -33,93 +38,45 @@ class Graph:
     """Random inputs of a size, from torch's generator."""
     dims: dict[str, dict[int, str]]
     """Names of the dimensions that vary, by input."""
-    output: str
+    outputs: tuple[str, ...]
     sizes: tuple[Size, Size]
     """The two sizes at which the graph is compared with torch."""
-    weights: tuple[str, ...]
-    """Folders of the checkpoint that this graph is made of."""
-
-
-class TextEncoder(nn.Module):
-    """Token ids (B, L) -> text states (B, L, E)."""
-
-    def __init__(self, model: CLIPTextModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """The last layer's states after the final norm."""
-        states: Tensor = self.model(input_ids=input_ids).last_hidden_state
-        return states
-
-
-class Unet(nn.Module):
-    """Latents (B, C, H, W), timesteps (B,), text states (B, L, E) -> model output."""
-
-    def __init__(self, model: UNet2DConditionModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        """One evaluation."""
-        out: Tensor = self.model(sample, timestep, encoder_hidden_states, return_dict=False)[0]
-        return out
-
-
-class VaeDecoder(nn.Module):
-    """Latents, not scaled (B, C, H, W) -> picture in [-1, 1]."""
-
-    def __init__(self, model: AutoencoderKL) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, latent_sample: Tensor) -> Tensor:
-        """Decode."""
-        picture: Tensor = self.model.decode(latent_sample, return_dict=False)[0]
-        return picture
-
-
-class VaeEncoder(nn.Module):
-    """Picture in [-1, 1] -> mean and log variance of the latents, (B, 2 C, H, W)."""
-
-    def __init__(self, model: AutoencoderKL) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, sample: Tensor) -> Tensor:
-        """Encode to the posterior's parameters."""
-        return self.model.encode(sample, return_dict=False)[0].parameters
-
-
-COMPONENTS = ("text_encoder", "vae_decoder", "vae_encoder", "unet")
-"""Smallest first: what is wrong with a checkpoint shows early."""
 
 
 def open_graphs(
-    checkpoint: Checkpoint, clip_skip: int = 0, names: Sequence[str] = COMPONENTS
+    checkpoint: Checkpoint, clip_skip: int = 0, names: Sequence[str] | None = None
 ) -> Iterator[Graph]:
     """Load and hand out one component at a time, so that memory holds only one.
 
     Args:
         checkpoint: a checked folder.
-        clip_skip: layers of the text encoder to leave out at the end, 0 to its depth - 1.
-        names: which components.
+        clip_skip: layers of a CLIP text encoder to leave out at the end, 0 to its depth - 1.
+        names: which components; all if left out.
 
     Raises:
         ExportError: clip_skip is out of range, or the weights do not fit their configuration.
     """
-    loaders: dict[str, Callable[[], Graph]] = {
-        "text_encoder": lambda: _text_encoder(checkpoint, clip_skip),
-        "vae_decoder": lambda: _vae_decoder(checkpoint),
-        "vae_encoder": lambda: _vae_encoder(checkpoint),
-        "unet": lambda: _unet(checkpoint),
-    }
-    for name in names:
+    for name in checkpoint.components if names is None else names:
         try:
-            yield loaders[name]()
+            yield _open(checkpoint, name, clip_skip)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ExportError(f"{checkpoint.folder}: cannot load the weights of {name} ({reason}).") from None
+
+
+def _open(checkpoint: Checkpoint, name: str, clip_skip: int) -> Graph:
+    if name in checkpoint.text_encoders:
+        return _text_encoder(checkpoint, name, clip_skip)
+    if name == checkpoint.family.model:
+        return _model(checkpoint)
+    return _vae(checkpoint, name)
+
+
+def patch(checkpoint: Checkpoint) -> int:
+    """Sides of latents are multiples of this: Flux packs 2x2 of them into a token."""
+    config = checkpoint.configs[checkpoint.family.model]
+    packs = checkpoint.family.parts[checkpoint.family.model] == "FluxTransformer2DModel"
+    return 2 if packs else int(config.get("patch_size") or 1)
 
 
 def latent_space_id(vae: AutoencoderKL) -> str:
@@ -136,75 +93,131 @@ def load_vae(checkpoint: Checkpoint) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(checkpoint.folder / "vae", torch_dtype=torch.float32).eval()
 
 
-def _latent_sizes(checkpoint: Checkpoint) -> tuple[Size, Size]:
-    """A square and an oblong size that the UNet's halvings divide, small enough to be quick."""
-    unet = checkpoint.configs["unet"]
-    multiple = 2 ** (len(unet["block_out_channels"]) - 1)
-    side = max(multiple, min(int(unet.get("sample_size") or 32), 32) // multiple * multiple)
+def _load(checkpoint: Checkpoint, part: str, **options: Any) -> Any:
+    """A part's model in float32, by the class that its family has there."""
+    library = transformers if part in checkpoint.text_encoders else diffusers
+    cls = getattr(library, checkpoint.family.parts[part])
+    return cls.from_pretrained(checkpoint.folder / part, torch_dtype=torch.float32, **options).eval()
+
+
+def _sizes(checkpoint: Checkpoint) -> tuple[Size, Size]:
+    """A square and an oblong size that the model's halvings divide, small enough to be quick."""
+    model = checkpoint.configs[checkpoint.family.model]
+    multiple = max(patch(checkpoint), 2 ** (len(model.get("block_out_channels", [0])) - 1))
+    side = max(multiple, min(int(model.get("sample_size") or 32), 32) // multiple * multiple)
+    if _square(checkpoint):
+        side = int(model["sample_size"])
+        return (2, side, side), (3, side, side)
     return (2, side, side), (3, side, side + multiple)
 
 
-def _text_encoder(checkpoint: Checkpoint, clip_skip: int) -> Graph:
-    model = CLIPTextModel.from_pretrained(
-        checkpoint.folder / "text_encoder", torch_dtype=torch.float32, attn_implementation="eager"
-    ).eval()
-    body = getattr(model, "text_model", model)
-    depth = len(body.encoder.layers)
-    if not 0 <= clip_skip < depth:
-        raise ExportError(f"clip_skip is {clip_skip}; this text encoder takes 0 to {depth - 1}.")
-    body.encoder.layers = body.encoder.layers[: depth - clip_skip]
-    length, vocab = model.config.max_position_embeddings, model.config.vocab_size
+def _square(checkpoint: Checkpoint) -> bool:
+    """DiT knows one square size: its positions are part of its weights."""
+    return checkpoint.family.parts[checkpoint.family.model] == "DiTTransformer2DModel"
+
+
+def _text_encoder(checkpoint: Checkpoint, name: str, clip_skip: int) -> Graph:
+    outputs = [
+        output.split(".")[1]
+        for rows in checkpoint.conditioning().text.values()
+        for row in rows
+        for output in row
+        if output.split(".")[0] == name
+    ]
+    is_clip = "T5" not in checkpoint.family.parts[name]
+    model = _load(checkpoint, name, **({"attn_implementation": "eager"} if is_clip else {}))
+    if clip_skip and is_clip:
+        body = getattr(model, "text_model", model)
+        depth = len(body.encoder.layers)
+        if not 0 <= clip_skip < depth:
+            raise ExportError(f"clip_skip is {clip_skip}; this text encoder takes 0 to {depth - 1}.")
+        if "penultimate" not in outputs:
+            body.encoder.layers = body.encoder.layers[: depth - clip_skip]
+    config = checkpoint.configs[name]
+    length = checkpoint.family.max_length.get(name) or config["max_position_embeddings"]
 
     def example(size: Size) -> dict[str, Tensor]:
-        return {"input_ids": torch.randint(vocab, (size[0], length))}
+        return {"input_ids": torch.randint(model.config.vocab_size, (size[0], length))}
 
-    return Graph(
-        "text_encoder", TextEncoder(model), example, {"input_ids": {0: "batch"}},
-        "last_hidden_state", ((2, 0, 0), (3, 0, 0)), ("text_encoder",),
-    )  # fmt: skip
+    encoder = module.TextEncoder(model, outputs, clip_skip)
+    return Graph(name, encoder, example, {"input_ids": BATCH}, tuple(outputs), ((2, 0, 0), (3, 0, 0)))
 
 
-def _unet(checkpoint: Checkpoint) -> Graph:
-    model = UNet2DConditionModel.from_pretrained(checkpoint.folder / "unet", torch_dtype=torch.float32).eval()
-    length = checkpoint.configs["text_encoder"]["max_position_embeddings"]
-    channels, width = model.config.in_channels, model.config.cross_attention_dim
+def text_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shape without the batch of each model input that comes from text encoders."""
+
+    def shape(output: str) -> tuple[int, int]:
+        name, kind = output.split(".")
+        config = checkpoint.configs[name]
+        length = checkpoint.family.max_length.get(name) or config.get("max_position_embeddings", 0)
+        width = config["projection_dim"] if kind == "text_embeds" else config.get("hidden_size")
+        return int(length), int(width or config["d_model"])
+
+    found = {}
+    for given, rows in checkpoint.conditioning().text.items():
+        width = max(sum(shape(output)[1] for output in row) for row in rows)
+        pooled = rows[0][0].split(".")[1] in ("text_embeds", "pooler_output")
+        found[given] = (width,) if pooled else (sum(shape(row[0])[0] for row in rows), width)
+    return found
+
+
+def _wrap(checkpoint: Checkpoint, model: Any) -> nn.Module:
+    kind = checkpoint.family.parts[checkpoint.family.model]
+    if kind == "SD3Transformer2DModel":
+        return module.Sd3(model, 0 if "text_encoder_3" in checkpoint.configs else T5_TOKENS)
+    wrappers: dict[str, type[nn.Module]] = {
+        "UNet2DConditionModel": module.TextUnet,
+        "UNet2DModel": module.Unet,
+        "DiTTransformer2DModel": module.Dit,
+        "FluxTransformer2DModel": module.Flux,
+    }
+    return wrappers[kind](model)
+
+
+def _model(checkpoint: Checkpoint) -> Graph:
+    name = checkpoint.family.model
+    model, config = _load(checkpoint, name), checkpoint.configs[name]
+    spec, shapes = checkpoint.conditioning(), text_shapes(checkpoint)
+    packed = checkpoint.family.parts[name] == "FluxTransformer2DModel"
+    channels = int(config["in_channels"]) // (4 if packed else 1)
 
     def example(size: Size) -> dict[str, Tensor]:
-        return {
-            "sample": torch.randn(size[0], channels, *size[1:]),
-            "timestep": torch.rand(size[0]) * 999,
-            "encoder_hidden_states": torch.randn(size[0], length, width),
+        count = size[0]
+        inputs = {
+            "sample": torch.randn(count, channels, *size[1:]),
+            "timestep": torch.rand(count) * 999,
+            **{given: torch.randn(count, *shape) for given, shape in shapes.items()},
         }
+        if spec.classes:
+            inputs["class_labels"] = torch.randint(spec.classes, (count,))
+        if "text_embeds" in inputs:
+            inputs["time_ids"] = torch.randint(1024, (count, 6)).float()
+        if config.get("time_cond_proj_dim"):
+            inputs["timestep_cond"] = torch.randn(count, config["time_cond_proj_dim"])
+        if config.get("guidance_embeds"):
+            inputs["guidance"] = torch.rand(count) * 7
+        return inputs
 
-    batch, area = {0: "batch"}, {2: "height", 3: "width"}
-    return Graph(
-        "unet", Unet(model), example,
-        {"sample": batch | area, "timestep": batch, "encoder_hidden_states": batch},
-        "out_sample", _latent_sizes(checkpoint), ("unet",),
-    )  # fmt: skip
+    sizes = _sizes(checkpoint)
+    dims = dict.fromkeys(example(sizes[0]), BATCH)
+    dims["sample"] = BATCH if _square(checkpoint) else BATCH | AREA
+    return Graph(name, _wrap(checkpoint, model), example, dims, ("out_sample",), sizes)
 
 
-def _vae_decoder(checkpoint: Checkpoint) -> Graph:
+def _vae(checkpoint: Checkpoint, name: str) -> Graph:
     vae = load_vae(checkpoint)
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    decodes = name == "vae_decoder"
 
-    def example(size: Size) -> dict[str, Tensor]:
+    def decoded(size: Size) -> dict[str, Tensor]:
         return {"latent_sample": torch.randn(size[0], vae.config.latent_channels, *size[1:])}
 
-    return _vae_graph(checkpoint, "vae_decoder", VaeDecoder(vae), example, "latent_sample", "sample")
+    def encoded(size: Size) -> dict[str, Tensor]:
+        shape = (size[0], vae.config.in_channels, size[1] * scale, size[2] * scale)
+        return {"sample": torch.rand(shape) * 2 - 1}
 
-
-def _vae_encoder(checkpoint: Checkpoint) -> Graph:
-    vae = load_vae(checkpoint)
-    downscale = 2 ** (len(vae.config.block_out_channels) - 1)
-
-    def example(size: Size) -> dict[str, Tensor]:
-        height, width = size[1] * downscale, size[2] * downscale
-        return {"sample": torch.rand(size[0], vae.config.in_channels, height, width) * 2 - 1}
-
-    return _vae_graph(checkpoint, "vae_encoder", VaeEncoder(vae), example, "sample", "latent_parameters")
-
-
-def _vae_graph(checkpoint: Checkpoint, name: str, module: nn.Module, example: Any, given: str,
-               output: str) -> Graph:  # fmt: skip
-    dims = {given: {0: "batch", 2: "height", 3: "width"}}
-    return Graph(name, module, example, dims, output, _latent_sizes(checkpoint), ("vae",))
+    wrapped: nn.Module = module.VaeDecoder(vae) if decodes else module.VaeEncoder(vae)
+    given, output = ("latent_sample", "sample") if decodes else ("sample", "latent_parameters")
+    side, (batch, *_) = _sizes(checkpoint)[0][1], _sizes(checkpoint)[1]
+    sizes = _sizes(checkpoint)[0], (batch, side, side + patch(checkpoint))
+    return Graph(name, wrapped, decoded if decodes else encoded, {given: BATCH | AREA}, (output,), sizes)

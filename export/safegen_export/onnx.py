@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
 from safegen.errors import ExportError
 from safegen.seal import file_sha256, replacing
 from safegen_export.checkpoint import Checkpoint
-from safegen_export.component import COMPONENTS, Graph, latent_space_id, load_vae, open_graphs
+from safegen_export.component import Graph, latent_space_id, load_vae, open_graphs, patch
 
 OPSET = 20
 EXTERNAL_DATA_BYTES = 1_900_000_000
@@ -40,9 +41,9 @@ def export(checkpoint: Checkpoint, out: Path, *, clip_skip: int, report: Report)
     Raises:
         ExportError: a component cannot be loaded or exported; what was finished stays for the next run.
     """
-    keys = {name: _key(checkpoint, name, clip_skip) for name in COMPONENTS}
-    missing = [name for name in COMPONENTS if not _is_done(out / name, keys[name])]
-    for name in (n for n in COMPONENTS if n not in missing):
+    keys = {name: _key(checkpoint, name, clip_skip) for name in checkpoint.components}
+    missing = [name for name in keys if not _is_done(out / name, keys[name])]
+    for name in (n for n in keys if n not in missing):
         report(name, 0.0, _bytes(out / name))
     began = time.perf_counter()
     for graph in open_graphs(checkpoint, clip_skip, missing):
@@ -55,10 +56,11 @@ def export(checkpoint: Checkpoint, out: Path, *, clip_skip: int, report: Report)
 
 def _key(checkpoint: Checkpoint, name: str, clip_skip: int) -> str:
     """Content key of an exported component."""
-    folder = checkpoint.folder / ("vae" if name.startswith("vae") else name)
+    folder = checkpoint.folder / checkpoint.part(name)
     parts = [f"{f.name} {file_sha256(f)}" for f in sorted(folder.iterdir()) if f.is_file()]
     parts += [f"{library} {version(library)}" for library in LIBRARIES]
-    parts += [f"opset {OPSET}", f"clip_skip {clip_skip if name == 'text_encoder' else 0}"]
+    parts += [f"opset {OPSET}", f"clip_skip {clip_skip if name in checkpoint.text_encoders else 0}"]
+    parts += [f"text {sorted(checkpoint.conditioning().text.items())}"]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -89,7 +91,7 @@ def _export_one(graph: Graph, folder: Path) -> None:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(inputs),
-                output_names=[graph.output],
+                output_names=list(graph.outputs),
                 dynamic_shapes=graph.dims,
                 external_data=weight_bytes > EXTERNAL_DATA_BYTES,
             )
@@ -104,7 +106,9 @@ def _references(graph: Graph) -> dict[str, np.ndarray]:
     for i, size in enumerate(graph.sizes):
         inputs = graph.example(size)
         found |= {f"{i}.in.{name}": tensor.numpy() for name, tensor in inputs.items()}
-        found[f"{i}.out.{graph.output}"] = graph.module(**inputs).numpy()
+        outputs = graph.module(**inputs)
+        tensors = (outputs,) if torch.is_tensor(outputs) else outputs
+        found |= {f"{i}.out.{n}": t.numpy() for n, t in zip(graph.outputs, tensors, strict=True)}
     return found
 
 
@@ -118,11 +122,21 @@ def _quiet() -> Iterator[None]:
 
 
 def _copy_configs(checkpoint: Checkpoint, out: Path) -> None:
-    for name, part in (("text_encoder", "text_encoder"), ("unet", "unet"), ("vae_decoder", "vae"),
-                       ("vae_encoder", "vae")):  # fmt: skip
-        shutil.copy2(checkpoint.folder / part / "config.json", out / name / "config.json")
-    for part in ("scheduler", "tokenizer"):
+    """Everything beside the graphs, and export.json with what the graphs alone do not say."""
+    for name in checkpoint.components:
+        shutil.copy2(checkpoint.folder / checkpoint.part(name) / "config.json", out / name / "config.json")
+    tokenizers = [name.replace("text_encoder", "tokenizer") for name in checkpoint.text_encoders]
+    for part in ("scheduler", *tokenizers):
         shutil.copytree(checkpoint.folder / part, out / part, dirs_exist_ok=True)
     shutil.copy2(checkpoint.folder / "model_index.json", out / "model_index.json")
-    identity = {"latent_space_id": latent_space_id(load_vae(checkpoint))}
-    (out / "export.json").write_text(json.dumps(identity))
+    if spacing := checkpoint.family.timestep_spacing:
+        path = out / "scheduler" / "scheduler_config.json"
+        path.write_text(json.dumps({"timestep_spacing": spacing, **json.loads(path.read_text())}))
+    noted = {
+        "conditioning": msgspec.to_builtins(checkpoint.conditioning()),
+        "patch": patch(checkpoint),
+        "max_length": dict(checkpoint.family.max_length),
+    }
+    if "vae" in checkpoint.configs:
+        noted["latent_space_id"] = latent_space_id(load_vae(checkpoint))
+    (out / "export.json").write_text(json.dumps(noted, indent=1))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safegen.errors import SafegenError
-    from safegen.pipeline import Picture, Pipeline, Verdict
+    from safegen.picture import Picture, Verdict
+    from safegen.pipeline import Pipeline
     from safegen.solver import Solver
 
 __version__ = "0.1.0"
@@ -20,8 +21,8 @@ __all__ = ["Picture", "Pipeline", "SafegenError", "Solver", "Verdict", "__versio
 
 _HOME = {
     "Pipeline": "safegen.pipeline",
-    "Picture": "safegen.pipeline",
-    "Verdict": "safegen.pipeline",
+    "Picture": "safegen.picture",
+    "Verdict": "safegen.picture",
     "SafegenError": "safegen.errors",
     "Solver": "safegen.solver",
 }

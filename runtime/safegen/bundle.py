@@ -19,7 +19,7 @@ from safegen.guard import Bank, make_bank
 from safegen.guard_settings import Ratio, Settings
 from safegen.seal import ZEROS, replacing, seal, sealed_digest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_HEADER_BYTES = 1 << 20
 TENSORS = (
     "negation",

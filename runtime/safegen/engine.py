@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from safegen import tokenizer
-from safegen.errors import EngineError
+from safegen import conditioning, tokenizer
+from safegen.conditioning import Conditioning, Subject
+from safegen.errors import EngineError, UsageError
 from safegen.manifest import Manifest, read_manifest, verify_files
-from safegen.schedule import NoiseSchedule, read_schedule
+from safegen.schedule import Schedule, read_schedule
 from safegen.session import Session
+from safegen.solver import Solver, Table, plan
 
 Array = NDArray[np.float32]
 
@@ -50,53 +52,131 @@ class Engine:
         return self._sessions[component]
 
     @cached_property
-    def schedule(self) -> NoiseSchedule:
+    def schedule(self) -> Schedule:
         """The noise schedule of the checkpoint."""
-        return read_schedule(self.manifest.scheduler)
+        pixels = "vae_decoder" not in self.manifest.components
+        return read_schedule(self.manifest.scheduler, pixels=pixels)
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        window = self.manifest.tokenizer
-        return tokenizer.open_tokenizer(self.folder / window.file, window.max_length, window.pad_token)
+    def _tokenizers(self) -> dict[str, Tokenizer]:
+        return {
+            name: tokenizer.open_tokenizer(self.folder / window.file, window.max_length, window.pad_token)
+            for name, window in self.manifest.tokenizers.items()
+        }
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, H', W') of the latents of a picture."""
         space = self.manifest.latent_space
         return space.channels, height // space.downscale, width // space.downscale
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Array:
-        """Text states (B, L, E) of prompts; longer ones are cut to the window."""
-        ids = tokenizer.encode(self._tokenizer, prompts)
-        return self.session("text_encoder").run(input_ids=ids)["last_hidden_state"]
+    def check_shape(self, shape: tuple[int, int, int]) -> None:
+        """Refuse latents of a size that the model's graph does not take.
 
-    def predict(self, x: Array, timestep: float, states: Array) -> Array:
-        """The UNet's output for latents (B, C, H, W) at a timestep with text states (B, L, E)."""
-        unet = self.session("unet")
-        rank = len(unet.inputs["timestep"][1])
+        Raises:
+            UsageError: the model knows one size alone.
+        """
+        known = self.manifest.components[self.manifest.model].inputs["sample"].shape[1:]
+        if any(isinstance(k, int) and k != side for k, side in zip(known, shape, strict=True)):
+            scale = self.manifest.latent_space.downscale
+            sides = "x".join(str(int(side) * scale) for side in reversed(known[1:]))
+            raise UsageError(f"this model draws {sides} pictures alone; leave the size out.")
+
+    def plan(self, solver: Solver, steps: int, size: tuple[int, int]) -> Table:
+        """The table of a solver for a picture of (width, height) pixels."""
+        _, rows, columns = self.latent_shape(*size)
+        patch = self.manifest.latent_space.patch
+        return plan(self.schedule, solver, steps, (rows // patch) * (columns // patch))
+
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Array]:
+        """Text states of prompts by model input; longer prompts are cut to each encoder's window."""
+        outputs = {}
+        for name, tokens in self._tokenizers.items():
+            found = self.session(name).run(input_ids=tokenizer.encode(tokens, prompts))
+            outputs.update({f"{name}.{key}": states for key, states in found.items()})
+        rows = self.manifest.conditioning.text
+        return {given: conditioning.join(named, outputs) for given, named in rows.items()}
+
+    def condition(
+        self, subjects: Sequence[Subject], size: tuple[int, int], guidance_scale: float
+    ) -> dict[str, Any]:
+        """Everything the model is told about pictures of these subjects.
+
+        Args:
+            subjects: prompts for a model of text, class labels or None for one of classes.
+            size: (width, height) in pixels.
+            guidance_scale: enters models that take it as an input.
+
+        Raises:
+            UsageError: None, though the model has no null class.
+        """
+        spec, count = self.manifest.conditioning, len(subjects)
+        named: dict[str, Any] = {}
+        if spec.text:
+            named |= self.encode_prompts([str(subject or "") for subject in subjects])
+        if spec.classes:
+            if None in subjects and spec.null_class is None:
+                raise UsageError("this model has no null class: it draws only of a class label.")
+            labels = [spec.null_class if subject is None else subject for subject in subjects]
+            named["class_labels"] = np.array(labels, np.int64)
+        return named | self._given(count, size, guidance_scale)
+
+    def uncondition(
+        self, negative_prompt: str, count: int, size: tuple[int, int], guidance_scale: float
+    ) -> dict[str, Any]:
+        """The side that guidance leads away from: a negative prompt, or the null class."""
+        spec = self.manifest.conditioning
+        one = self.condition([negative_prompt if spec.text else None], size, guidance_scale)
+        if spec.zero_negative and not negative_prompt:
+            one |= {name: np.zeros_like(one[name]) for name in spec.text}
+        return conditioning.repeat(one, count)
+
+    def _given(self, count: int, size: tuple[int, int], guidance_scale: float) -> dict[str, Any]:
+        """Inputs that the request alone determines, where the model has them."""
+        inputs = self.session(self.manifest.model).inputs
+        given: dict[str, Any] = {}
+        if "time_ids" in inputs:
+            given["time_ids"] = conditioning.time_ids(count, *size)
+        if "guidance" in inputs:
+            given["guidance"] = np.full(count, guidance_scale, np.float32)
+        if "timestep_cond" in inputs:
+            width = int(inputs["timestep_cond"][1][-1])
+            given["timestep_cond"] = conditioning.guidance_embedding(count, guidance_scale, width)
+        return given
+
+    def predict(self, x: Array, timestep: float, given: Conditioning) -> Array:
+        """The model's output for latents (B, C, H, W) at a timestep, told what is given."""
+        model = self.session(self.manifest.model)
+        rank = len(model.inputs["timestep"][1])
         time = np.full((len(x),) if rank else (), timestep)
-        return unet.run(sample=x, timestep=time, encoder_hidden_states=states)["out_sample"]
+        return next(iter(model.run(sample=x, timestep=time, **given).values()))
 
     def decode(self, latents: Array) -> NDArray[np.uint8]:
-        """Latents (B, C, H', W') to RGB pixels (B, H, W, 3).
+        """Latents (B, C, H', W') to RGB pixels (B, H, W, 3); pixels without an autoencoder are as they are.
 
         Raises:
             EngineError: the decoder gave NaN or infinity.
         """
         space = self.manifest.latent_space
-        plain = latents / space.scaling_factor + space.shift_factor
-        sample = self.session("vae_decoder").run(latent_sample=plain)["sample"]
+        sample = latents / space.scaling_factor + space.shift_factor
+        if "vae_decoder" in self.manifest.components:
+            sample = self.session("vae_decoder").run(latent_sample=sample)["sample"]
         if not np.isfinite(sample).all():
             raise EngineError(
                 f"{self.folder}: the picture is not finite (NaN or infinity). Rebuild with --precision fp32."
             )
         shares = np.clip(sample.astype(np.float32) / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
         pixels: NDArray[np.uint8] = np.round(shares * 255).astype(np.uint8)
-        return pixels
+        return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
 
     def encode_images(self, pixels: NDArray[np.uint8]) -> Array:
-        """RGB pixels (B, H, W, 3) to latents (B, C, H', W'): the posterior's mean, scaled."""
+        """RGB pixels (B, H, W, 3) to latents (B, C, H', W').
+
+        They are the posterior's mean, scaled; without an autoencoder the pixels, grey where the model is.
+        """
         space = self.manifest.latent_space
-        sample = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+        sample: Array = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+        if "vae_encoder" not in self.manifest.components:
+            return sample if space.channels == 3 else np.mean(sample, axis=1, keepdims=True)
         outputs: dict[str, Any] = self.session("vae_encoder").run(sample=sample)
         mean = next(iter(outputs.values()))[:, : space.channels].astype(np.float32)
         latents: Array = (mean - space.shift_factor) * space.scaling_factor

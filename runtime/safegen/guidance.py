@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from safegen.conditioning import Conditioning
 from safegen.device import array_namespace
 from safegen.loop import Model
 
 Array = Any
-Predict = Callable[[Array, float, Array], Array]
-"""(x, timestep, text states (B, L, E)) -> model output."""
+Predict = Callable[[Array, float, Conditioning], Array]
+"""(x, timestep, conditioning of each sample) -> model output."""
 
 
-def guided(predict: Predict, cond: Array, uncond: Array, guidance_scale: float) -> Model:
-    """Out = out_u + g (out_c - out_u), both halves in one batch; at g <= 1 the prompt's half alone."""
-    if guidance_scale <= 1.0:
+def guided(predict: Predict, cond: Conditioning, uncond: Conditioning | None, guidance_scale: float) -> Model:
+    """Out = out_u + g (out_c - out_u), both halves in one batch; the first half alone without ``uncond``."""
+    if uncond is None:
         return lambda x, timestep: predict(x, timestep, cond)
-    xp = array_namespace(cond)
-    states = xp.concat([uncond, cond], axis=0)
+    xp = array_namespace(next(iter(cond.values())))
+    both = {name: xp.concat([uncond[name], cond[name]], axis=0) for name in cond}
 
     def model(x: Array, timestep: float) -> Array:
-        out = predict(xp.concat([x, x], axis=0), timestep, states)
+        out = predict(xp.concat([x, x], axis=0), timestep, both)
         out_uncond, out_cond = out[: len(x)], out[len(x) :]
         return out_uncond + guidance_scale * (out_cond - out_uncond)
 

@@ -65,9 +65,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise ImageError(f"{path}: not a picture drawn by safegen.") from None
 
 
-def free_name(folder: Path, prompt: str, seed: int) -> Path:
+def free_name(folder: Path, title: str, seed: int) -> Path:
     """A file name made of prompt and seed that no file has yet."""
-    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")[:60] or "picture"
+    words = re.sub(r"[^\w]+", "-", title.lower()).strip("-_")[:60] or "picture"
     path, number = folder / f"{words}-{seed}.png", 2
     while path.exists():
         path, number = folder / f"{words}-{seed}-{number}.png", number + 1

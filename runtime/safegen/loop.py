@@ -53,6 +53,8 @@ def denoise(model: Model, x: Array, table: Table, guard: OpenGuard, seeds: Seque
     for i, row in enumerate(table.rows):
         out = model(x * row.input_scale, row.timestep)
         x0 = row.x0_x * x + row.x0_out * out
+        if table.clip is not None:
+            x0 = xp.clip(x0, -table.clip, table.clip)
         x, x0, evidence = guard(x, x0, i, draw)
         x = row.a * x + row.b * x0
         if row.c:

@@ -11,7 +11,7 @@ import msgspec
 from safegen.errors import EngineError
 from safegen.seal import ZEROS, file_sha256, replacing, seal, sealed_digest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "engine.json"
 
 
@@ -48,27 +48,50 @@ class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
     parity: Parity
+    precision: str
+    """fp32 or fp16; an autoencoder that overflows in fp16 stays in fp32."""
     optimized_for: str | None = None
     """What the saved graph is tied to; None runs anywhere."""
 
 
 class LatentSpace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The autoencoder's side: latents = (encoder mean - shift_factor) * scaling_factor."""
+    """The autoencoder's side: latents = (encoder mean - shift_factor) * scaling_factor.
+
+    A model of pixels has no autoencoder: its latents are pixels in [-1, 1], its downscale is 1.
+    """
 
     id: str
-    """SHA-256 of the autoencoder's weights, the same at every precision."""
+    """SHA-256 of the autoencoder's weights, the same at every precision; ``pixels`` without one."""
     channels: int
     downscale: int
-    scaling_factor: float
+    scaling_factor: float = 1.0
     shift_factor: float = 0.0
+    patch: int = 1
+    """Sides of latents are multiples of this: a transformer's patch."""
 
 
 class TextWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How prompts become ids."""
+    """How prompts become the ids of one text encoder."""
 
     file: str
     max_length: int
     pad_token: str
+
+
+class Conditioning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the model is told besides noisy latents and timestep, by the names of its inputs."""
+
+    text: dict[str, list[list[str]]] = {}
+    """Model input -> rows laid end to end along the tokens, each row of ``encoder.output`` laid side
+    by side along the features and padded with zeros to the widest row."""
+    classes: int = 0
+    """How many class labels the model knows; 0 has none. The last may be the null class."""
+    null_class: int | None = None
+    """The label of no class, for guidance and for drawing unconditionally."""
+    guidance: str = "classifier-free"
+    """``classifier-free`` (two evaluations), ``embedded`` (an input of the model) or ``none``."""
+    zero_negative: bool = False
+    """An empty negative prompt is zeros instead of its text states (SDXL)."""
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,8 +117,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     built_with: dict[str, str]
     created: str
     components: dict[str, Component]
+    model: str
+    """The component that is sampled: ``unet`` or ``transformer``."""
+    conditioning: Conditioning
     latent_space: LatentSpace
-    tokenizer: TextWindow
+    tokenizers: dict[str, TextWindow]
+    """By text encoder."""
     scheduler: dict[str, Any]
     """The checkpoint's scheduler_config.json."""
     defaults: Defaults
@@ -156,7 +183,8 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         EngineError: the first file that is missing, cut short or changed, or a name that leaves
             the folder.
     """
-    named = {c.file for c in manifest.components.values()} | {manifest.tokenizer.file}
+    named = {c.file for c in manifest.components.values()}
+    named |= {window.file for window in manifest.tokenizers.values()}
     named |= {manifest.bundle} if manifest.bundle else set()
     if missing := sorted(named - set(manifest.files)):
         raise EngineError(f"{folder / FILE_NAME}: {missing[0]} is used but has no digest.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,69 +11,18 @@ import numpy as np
 from PIL import Image
 
 from safegen.bundle import Bundle, read_bundle
+from safegen.conditioning import Subject
 from safegen.engine import Engine
 from safegen.errors import BundleError, GuardError, UsageError
 from safegen.guard import Bank
 from safegen.guard_settings import OpenGuard, Settings, open_guard, parse_guard
 from safegen.guidance import guided
-from safegen.image import save_png
 from safegen.loop import Step, denoise, first_latents
 from safegen.noise import MAX_SEED
-from safegen.solver import Solver, Table, plan
+from safegen.picture import Picture, Watch, judge, watch
+from safegen.solver import Solver, Table
 
 EMBEDDED = Path(__file__).parent / "models" / "fashion"
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What the guard saw and did at one step of one picture."""
-
-    step: int
-    timestep: float
-    log_snr: float | None
-    """None for pure noise."""
-    evidence: float
-    """The gate opens above 0."""
-    weight: float
-    """Strength of the correction; 0 where the gate stayed shut."""
-    nearest: int
-    """Index of the reference that counts most."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the guard did to one picture."""
-
-    guard: str
-    steps: int
-    opened: int
-    """At how many steps the gate opened."""
-    strongest_evidence: float | None
-    nearest_reference: int | None
-    """Index of the reference at the step of the strongest evidence."""
-    trace: tuple[Watch, ...] = field(repr=False)
-
-    def summary(self) -> dict[str, Any]:
-        """The verdict without its trace."""
-        return {k: v for k, v in asdict(self).items() if k != "trace"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One drawn picture and how it came about."""
-
-    image: Image.Image
-    verdict: Verdict
-    settings: dict[str, Any]
-    """Prompt, seed and everything else that draws this picture again."""
-
-    def metadata(self) -> dict[str, Any]:
-        """What a saved PNG records."""
-        return {**self.settings, "verdict": self.verdict.summary()}
-
-    def save(self, path: Path | str) -> None:
-        """Write a PNG with :meth:`metadata` under the key ``safegen``."""
-        save_png(self.image, Path(path), self.metadata())
 
 
 class Pipeline:
@@ -123,8 +72,9 @@ class Pipeline:
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
+        class_label: int | Sequence[int] | None = None,
         negative_prompt: str = "",
         n: int = 1,
         seed: int | Sequence[int] = 0,
@@ -139,9 +89,10 @@ class Pipeline:
         """Draw.
 
         Args:
-            prompt: one prompt, or several.
+            prompt: one prompt, or several; None for a model without text.
+            class_label: one label, or several, for a model of classes; None draws of no class.
             negative_prompt: takes the place of the empty prompt in guidance.
-            n: pictures a prompt; picture i of a prompt has seed + i.
+            n: pictures a prompt or label; picture i of it has seed + i.
             seed: 0 to 2^64 - 1, or one for each prompt. The same seed gives the same picture at
                 every batch size.
             steps: model evaluations; None is the engine's default.
@@ -153,26 +104,49 @@ class Pipeline:
             on_step: called after each step of each batch.
 
         Returns:
-            ``n`` pictures for the first prompt, then ``n`` for the next.
+            ``n`` pictures for the first prompt or label, then ``n`` for the next.
 
         Raises:
             UsageError: a value outside its range.
             GuardError: the engine does not allow the guard, or it has no bundle.
             BundleError: the bundle is for another size.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-        if n < 1 or batch_size < 1 or len(seeds) != len(prompts):
+        subjects = self._subjects(prompt, class_label)
+        seeds = [seed] * len(subjects) if isinstance(seed, int) else list(seed)
+        if n < 1 or batch_size < 1 or len(seeds) != len(subjects):
             raise UsageError("n and batch_size are at least 1, and seed is one number or one a prompt.")
         if not all(0 <= first <= MAX_SEED - n + 1 for first in seeds):
             raise UsageError("seed goes from 0 to 2^64 - 1.")
         job = self._job(negative_prompt, steps, solver, guidance_scale, size, guard)
-        todo = [(text, first + i) for text, first in zip(prompts, seeds, strict=True) for i in range(n)]
+        todo = [(s, first + i) for s, first in zip(subjects, seeds, strict=True) for i in range(n)]
         opened = open_guard(job.guard, self.bundle, self._bank, job.table)
         pictures: list[Picture] = []
         for start in range(0, len(todo), batch_size):
             pictures += self._draw(job, opened, todo[start : start + batch_size], on_step)
         return pictures
+
+    def _subjects(
+        self, prompt: str | Sequence[str] | None, class_label: int | Sequence[int] | None
+    ) -> list[Subject]:
+        """The prompts, the labels, or one None, as the model takes them."""
+        spec, name = self.engine.manifest.conditioning, self.engine.manifest.name
+        if prompt is not None and not spec.text:
+            instead = "a class label" if spec.classes else "no prompt"
+            raise UsageError(f"the engine {name!r} takes {instead}; its model knows no text.")
+        if class_label is not None and not spec.classes:
+            raise UsageError(f"the engine {name!r} knows no classes; leave the class label out.")
+        if spec.text:
+            if prompt is None:
+                raise UsageError(f"nothing to draw: the engine {name!r} needs a prompt.")
+            return [prompt] if isinstance(prompt, str) else list(prompt)
+        if class_label is None:
+            if spec.classes and spec.null_class is None:
+                raise UsageError(f"the engine {name!r} needs a class label, 0 to {spec.classes - 1}.")
+            return [None]
+        labels = [class_label] if isinstance(class_label, int) else list(class_label)
+        for wrong in (label for label in labels if not 0 <= label < spec.classes):
+            raise UsageError(f"class label is {wrong}; this model knows 0 to {spec.classes - 1}.")
+        return list(labels)
 
     def _job(
         self,
@@ -189,8 +163,13 @@ class Pipeline:
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         if not np.isfinite(scale) or scale < 0:
             raise UsageError(f"guidance_scale is {scale}; it is 0 or more, 1 is none.")
+        how = self.engine.manifest.conditioning.guidance
+        if how == "none" and scale != 1.0:
+            raise UsageError(f"guidance_scale is {scale}; this model takes none. Leave it out, or give 1.")
+        if negative_prompt and (how != "classifier-free" or not self.engine.manifest.conditioning.text):
+            raise UsageError("negative_prompt: this model is not guided by text, so it takes none.")
         width, height = self._check_size(size or (defaults.width, defaults.height), settings)
-        table = plan(self.engine.schedule, named, steps or defaults.steps)
+        table = self.engine.plan(named, steps or defaults.steps, (width, height))
         return _Job(table, settings, named, scale, width, height, negative_prompt)
 
     def _guard_settings(self, guard: str | Settings | None) -> Settings:
@@ -210,10 +189,12 @@ class Pipeline:
         return settings
 
     def _check_size(self, size: tuple[int, int], settings: Settings) -> tuple[int, int]:
-        multiple = self.engine.manifest.latent_space.downscale
+        space = self.engine.manifest.latent_space
+        multiple = space.downscale * space.patch
         if any(side < multiple or side % multiple for side in size):
             raise UsageError(f"size is {size[0]}x{size[1]}; both sides must be multiples of {multiple}.")
         shape = self.engine.latent_shape(*size)
+        self.engine.check_shape(shape)
         if settings.mode != "off" and self.bundle and self.bundle.info.latent_shape != shape:
             width, height = self.bundle.info.image_size
             raise BundleError(
@@ -223,31 +204,34 @@ class Pipeline:
         return size
 
     def _draw(
-        self, job: _Job, guard: OpenGuard, todo: list[tuple[str, int]],
+        self, job: _Job, guard: OpenGuard, todo: list[tuple[Subject, int]],
         on_step: Callable[[Step], None] | None,
     ) -> list[Picture]:  # fmt: skip
         seeds = [seed for _, seed in todo]
         shape = self.engine.latent_shape(job.width, job.height)
-        states = self.engine.encode_prompts([job.negative_prompt, *(text for text, _ in todo)])
-        uncond = np.repeat(states[:1], len(todo), axis=0)
-        model = guided(self.engine.predict, states[1:], uncond, job.guidance_scale)
+        asked = ((job.width, job.height), job.guidance_scale)
+        cond = self.engine.condition([subject for subject, _ in todo], *asked)
+        uncond = None
+        if job.guidance_scale > 1.0 and self.engine.manifest.conditioning.guidance == "classifier-free":
+            uncond = self.engine.uncondition(job.negative_prompt, len(todo), *asked)
+        model = guided(self.engine.predict, cond, uncond, job.guidance_scale)
         x = first_latents(job.table, seeds, shape, np)
         watches: list[list[Watch]] = [[] for _ in todo]
         for step in denoise(model, x, job.table, guard, seeds):
             x = step.x
-            _watch(step, watches)
+            watch(step, watches)
             if on_step:
                 on_step(step)
         images = [Image.fromarray(pixels) for pixels in self.engine.decode(x)]
         return [
-            Picture(image, _verdict(job, seen), self._record(job, text, seed))
-            for image, seen, (text, seed) in zip(images, watches, todo, strict=True)
+            Picture(image, judge(job.guard.mode, len(job.table), seen), self._record(job, subject, seed))
+            for image, seen, (subject, seed) in zip(images, watches, todo, strict=True)
         ]
 
-    def _record(self, job: _Job, prompt: str, seed: int) -> dict[str, Any]:
+    def _record(self, job: _Job, subject: Subject, seed: int) -> dict[str, Any]:
+        text = {"prompt": subject, "negative_prompt": job.negative_prompt}
         return {
-            "prompt": prompt,
-            "negative_prompt": job.negative_prompt,
+            **(text if isinstance(subject, str) else {"class_label": subject}),
             "seed": seed,
             "steps": len(job.table),
             "solver": asdict(job.solver),
@@ -275,20 +259,3 @@ class _Job:
 
 def _builtins(settings: Settings) -> dict[str, Any]:
     return {"mode": settings.mode, **{f: getattr(settings, f) for f in settings.__struct_fields__}}
-
-
-def _watch(step: Step, watches: list[list[Watch]]) -> None:
-    if step.evidence is None:
-        return
-    level = step.row.log_snr if np.isfinite(step.row.log_snr) else None
-    for seen, value, weight, nearest in zip(watches, *step.evidence, strict=True):
-        seen.append(Watch(step.index, step.row.timestep, level, float(value), float(weight), int(nearest)))
-
-
-def _verdict(job: _Job, seen: list[Watch]) -> Verdict:
-    top = max(seen, key=lambda w: w.evidence, default=None)
-    opened = sum(w.weight > 0 for w in seen)
-    return Verdict(
-        job.guard.mode, len(job.table), opened,
-        top.evidence if top else None, top.nearest if top else None, tuple(seen),
-    )  # fmt: skip

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safegen.errors import EngineError, UsageError
+from safegen.flow import FlowSchedule, read_flow
 
 Array = NDArray[np.float64]
 
@@ -38,6 +39,10 @@ class NoiseSchedule:
     original_inference_steps: int = 50
     timestep_scaling: float = 10.0
     """The last two are LCM's (arXiv 2310.04378)."""
+    clip: float | None = None
+    """Models of pixels: DDPM, DDIM and LCM keep x0 within plus and minus this."""
+    variance_type: str = "fixed_small"
+    """DDPM's noise: the posterior's variance (``fixed_small``) or beta (``fixed_large``)."""
 
     @property
     def num_train_timesteps(self) -> int:
@@ -61,20 +66,31 @@ class NoiseSchedule:
         return np.interp(np.log(noise_level), known, np.arange(len(known), dtype=np.float64))
 
 
-def read_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
+Schedule = NoiseSchedule | FlowSchedule
+
+
+def read_schedule(config: Mapping[str, Any], *, pixels: bool = False) -> Schedule:
     """Read a diffusers scheduler configuration.
+
+    Args:
+        config: a scheduler_config.json.
+        pixels: the model has no autoencoder, and x0 may be clipped.
 
     Raises:
         EngineError: a beta schedule, prediction type or thresholding that is not known here.
     """
+    if _class_name(config) == "FlowMatchEulerDiscrete":
+        return read_flow(config)
     prediction = str(config.get("prediction_type", "epsilon"))
     spacing = str(config.get("timestep_spacing", _SPACING.get(_class_name(config), "leading")))
     _expect("prediction_type", prediction, PREDICTIONS)
     _expect("timestep_spacing", spacing, SPACINGS)
-    _expect("variance_type", str(config.get("variance_type") or "fixed_small"), ("fixed_small",))
+    variance = str(config.get("variance_type") or "fixed_small")
+    _expect("variance_type", variance, ("fixed_small", "fixed_large"))
     if config.get("thresholding"):
-        raise EngineError("scheduler_config.json: thresholding is for pixel models; set it to false.")
-    if config.get("clip_sample", _class_name(config) in ("DDPM", "DDIM")):
+        raise EngineError("scheduler_config.json: dynamic thresholding is not known here; set it to false.")
+    clips = bool(config.get("clip_sample", _class_name(config) in ("DDPM", "DDIM")))
+    if clips and not pixels:
         raise EngineError(
             "scheduler_config.json: clip_sample is for pixel models and harms latents; set it to false."
         )
@@ -87,6 +103,8 @@ def read_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
         use_karras_sigmas=bool(config.get("use_karras_sigmas", False)),
         original_inference_steps=int(config.get("original_inference_steps", 50)),
         timestep_scaling=float(config.get("timestep_scaling", 10.0)),
+        clip=float(config.get("clip_sample_range", 1.0)) if clips else None,
+        variance_type=variance,
     )
 
 

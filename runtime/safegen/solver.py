@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from safegen.errors import UsageError
-from safegen.schedule import Array, NoiseSchedule, karras, levels_at, spaced_timesteps
+from safegen.flow import FlowSchedule
+from safegen.schedule import Array, NoiseSchedule, Schedule, karras, levels_at, spaced_timesteps
 
 
 class Row(NamedTuple):
@@ -54,6 +55,8 @@ class Table:
 
     rows: tuple[Row, ...]
     init_noise_sigma: float
+    clip: float | None = None
+    """x0 is kept within plus and minus this, before the guard sees it."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,24 +75,37 @@ class Solver:
     """leading, linspace or trailing; None takes the model's own."""
 
 
-def plan(schedule: NoiseSchedule, solver: Solver, steps: int) -> Table:
+def plan(schedule: Schedule, solver: Solver, steps: int, tokens: int = 256) -> Table:
     """Work out the table of a solver for a model.
+
+    Args:
+        schedule: the model's.
+        solver: flow-euler for flow matching, any other for diffusion.
+        steps: model evaluations.
+        tokens: patches of the picture, by which some flow models shift their noise levels.
 
     Raises:
         UsageError: an unknown solver or spacing, a knob the solver does not have, or an epsilon
             model at zero terminal SNR, where x0 cannot be computed.
     """
-    if solver.name not in SOLVERS:
-        raise UsageError(f"solver is {solver.name!r}; known are {', '.join(SOLVERS)}.")
+    flows = isinstance(schedule, FlowSchedule)
+    known = [FLOW] if flows else list(SOLVERS)
+    if solver.name not in known:
+        raise UsageError(f"solver is {solver.name!r}; known are {', '.join(known)}.")
     if solver.eta and solver.name != "ddim":
         raise UsageError(f"eta is DDIM's; {solver.name} has none. Leave it out or use the solver ddim.")
     if solver.karras and solver.name not in ("euler", "dpm++2m"):
         raise UsageError(f"Karras noise levels are for euler and dpm++2m, not for {solver.name}.")
     if not 0.0 <= solver.eta <= 1.0:
         raise UsageError(f"eta is {solver.eta}; it goes from 0 to 1.")
-    table = SOLVERS[solver.name](schedule, solver, steps)
+    if isinstance(schedule, FlowSchedule):
+        if solver.spacing or solver.karras:
+            raise UsageError("flow models have their own noise levels; leave out spacing and Karras.")
+        table = _flow(schedule, steps, tokens)
+    else:
+        table = SOLVERS[solver.name](schedule, solver, steps)
     # Python floats: a NumPy scalar would turn float32 latents into float64
-    return Table(tuple(Row(*map(float, row)) for row in table.rows), table.init_noise_sigma)
+    return Table(tuple(Row(*map(float, row)) for row in table.rows), table.init_noise_sigma, table.clip)
 
 
 def _spaced(schedule: NoiseSchedule, solver: Solver, steps: int, *, extra: int = 0) -> Array:
@@ -137,12 +153,14 @@ def _ddpm(schedule: NoiseSchedule, solver: Solver, steps: int) -> Table:
     levels = np.append(schedule.alphas_cumprod[timesteps.astype(int)], 1.0)
     rows = []
     for t, now, before in zip(timesteps, levels[:-1], levels[1:], strict=True):
-        step_alpha, variance = now / before, (1 - before) / (1 - now) * (1 - now / before)
+        step_alpha = now / before
+        share = (1 - before) / (1 - now) if schedule.variance_type == "fixed_small" else 1.0
+        variance = share * (1 - step_alpha)
         a = np.sqrt(step_alpha) * (1 - before) / (1 - now)
         b = np.sqrt(before) * (1 - step_alpha) / (1 - now)
         d = np.sqrt(max(variance, 1e-20)) if t > 0 else 0.0
         rows.append(_preserving(schedule, t, (a, b, 0.0, d), np.sqrt(now), np.sqrt(1 - now)))
-    return Table(tuple(rows), 1.0)
+    return Table(tuple(rows), 1.0, schedule.clip)
 
 
 def _ddim(schedule: NoiseSchedule, solver: Solver, steps: int) -> Table:
@@ -158,7 +176,7 @@ def _ddim(schedule: NoiseSchedule, solver: Solver, steps: int) -> Table:
         a = np.sqrt(1 - before - d**2) / np.sqrt(1 - now)
         b = np.sqrt(before) - a * np.sqrt(now)
         rows.append(_preserving(schedule, t, (a, b, 0.0, d), np.sqrt(now), np.sqrt(1 - now)))
-    return Table(tuple(rows), 1.0)
+    return Table(tuple(rows), 1.0, schedule.clip)
 
 
 def _euler_levels(schedule: NoiseSchedule, solver: Solver, steps: int) -> tuple[Array, Array, float]:
@@ -236,9 +254,20 @@ def _lcm(schedule: NoiseSchedule, solver: Solver, steps: int) -> Table:
         before = schedule.alphas_cumprod[timesteps[i + 1]] if i + 1 < steps else 1.0
         abcd = (np.sqrt(before) * skip, np.sqrt(before) * out, 0.0, np.sqrt(1 - before))
         rows.append(_preserving(schedule, float(t), abcd, np.sqrt(now), np.sqrt(1 - now)))
+    return Table(tuple(rows), 1.0, schedule.clip)
+
+
+def _flow(schedule: FlowSchedule, steps: int, tokens: int) -> Table:
+    """Euler on x' = x + (s' - s) v, with v = (x - x0) / s."""
+    levels = schedule.levels(steps, tokens)
+    rows = [
+        Row(s * schedule.num_train_timesteps, 1.0, 1.0, -s, after / s, 1 - after / s, 0.0, 0.0, 1 - s, s)
+        for s, after in zip(levels, np.append(levels[1:], 0.0), strict=True)
+    ]
     return Table(tuple(rows), 1.0)
 
 
+FLOW = "flow-euler"
 SOLVERS: dict[str, Callable[[NoiseSchedule, Solver, int], Table]] = {
     "ddim": _ddim,
     "ddpm": _ddpm,
@@ -255,6 +284,7 @@ _BY_CLASS = {
     "EulerAncestralDiscreteScheduler": "euler-a",
     "DPMSolverMultistepScheduler": "dpm++2m",
     "LCMScheduler": "lcm",
+    "FlowMatchEulerDiscreteScheduler": FLOW,
     "PNDMScheduler": "dpm++2m",
 }
 

@@ -92,7 +92,7 @@ def test_unknown_families_are_named(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"addition_embed_type": "text_time"}, {"time_cond_proj_dim": 256}, {"in_channels": 9}],
+    [{"addition_embed_type": "text_time"}, {"class_embed_type": "timestep"}, {"in_channels": 9}],
 )
 def test_unets_with_further_inputs_are_refused(copy: Path, change: dict) -> None:
     edit(copy / "unet" / "config.json", **change)

@@ -54,4 +54,4 @@ def test_a_tokenizer_without_its_padding_token_is_refused(embedded: Path) -> Non
 
 def test_long_prompts_are_cut_and_all_are_padded(embedded: Path) -> None:
     engine = Engine.open(embedded)
-    assert engine.encode_prompts(PROMPTS).shape == (len(PROMPTS), 24, 128)
+    assert engine.encode_prompts(PROMPTS)["encoder_hidden_states"].shape == (len(PROMPTS), 24, 128)
