@@ -85,6 +85,20 @@ class Sd3(nn.Module):
     def __init__(self, model: Any, zero_tokens: int) -> None:
         super().__init__()
         self.model, self.zero_tokens = model, zero_tokens
+        model.pos_embed.cropped_pos_embed = self._positions
+
+    def _positions(self, height: int, width: int) -> Tensor:
+        """The middle of the table of positions, (1, rows columns, E).
+
+        As diffusers crops it, but dividing nothing negative: the exporter rewrites (size - rows) // 2 as
+        size / 2 + (-rows) // 2, and ONNX rounds that towards zero, which is wrong for an odd number of rows.
+        """
+        table = self.model.pos_embed
+        size, patch = int(table.pos_embed_max_size), int(table.patch_size)
+        rows, columns = height // patch, width // patch
+        top, left = (size // 2 - (side + 1 - size % 2) // 2 for side in (rows, columns))
+        grid = table.pos_embed.reshape(1, size, size, -1)
+        return grid[:, top : top + rows, left : left + columns].flatten(1, 2)
 
     def forward(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, pooled_projections: Tensor

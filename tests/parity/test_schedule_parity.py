@@ -121,3 +121,30 @@ def test_zero_terminal_snr(name: str) -> None:
 def test_alpha_that_does_not_end_at_one() -> None:
     for name in ("ddim", "lcm"):
         check(name, 10, config_of(name, set_alpha_to_one=False), Solver(name))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 28])
+@pytest.mark.parametrize("tokens", [256, 1024, 4096])
+@pytest.mark.parametrize("shift", [1.0, 3.0, None])
+def test_flow_matching(shift: float | None, tokens: int, steps: int) -> None:
+    """None is Flux's dynamic shift; its pipeline also spaces the levels itself, down to 1 / steps."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    more = {"use_dynamic_shifting": True} if shift is None else {"shift": shift}
+    scheduler = FlowMatchEulerDiscreteScheduler(**more)
+    spacing = {"timestep_spacing": "trailing"} if shift is None else {}
+    if shift is None:
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=calculate_shift(tokens))
+    else:
+        scheduler.set_timesteps(steps)
+    config = {**scheduler.config, **spacing, "_class_name": "FlowMatchEulerDiscreteScheduler"}
+    table = plan(read_schedule(config), Solver("flow-euler"), steps, tokens)
+    x = np.random.default_rng(0).standard_normal((2, 16, 4, 4))
+    for row, t in zip(table.rows, scheduler.timesteps, strict=True):
+        assert row.timestep == pytest.approx(float(t), rel=1e-5)
+        out = np.random.default_rng(int(t)).standard_normal(x.shape)
+        theirs = scheduler.step(torch.from_numpy(out), t, torch.from_numpy(x)).prev_sample.double().numpy()
+        x0 = row.x0_x * x + row.x0_out * out
+        x = row.a * x + row.b * x0
+        assert np.abs(theirs - x).max() / np.abs(x).max() < TOLERANCE
