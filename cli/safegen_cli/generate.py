@@ -15,6 +15,8 @@ from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, bar, parse_size, say
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from safegen.loop import Step
     from safegen.picture import Picture
     from safegen.pipeline import Pipeline
@@ -38,6 +40,9 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1 is not at all closer.")] = None,
     size: Annotated[str | None, typer.Option(help="512 or WIDTHxHEIGHT.")] = None,
     guard: Annotated[str | None, typer.Option(help="ratio, theorem, official[:PRESET], paper, spell, sgf, bank-mean, renoise-only or off; the bundle's own if left out.")] = None,
+    init: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="An image to start from.")] = None,
+    strength: Annotated[float, typer.Option(help="How much of --init is drawn anew, above 0 to 1.")] = 0.8,
+    mask: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Redraw --init only where this image is white.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.")] = 4,
     preview: Annotated[Path | None, typer.Option(help="After each step write the picture foreseen to this PNG.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write the guard's figures of each step to this JSON file.")] = None,
@@ -63,7 +68,7 @@ def generate(
         pictures = pipeline(
             texts or None, class_label=class_label, negative_prompt=negative_prompt, n=count, seed=start, steps=steps, solver=plan,
             guidance_scale=guidance_scale, size=parse_size(size), guard=guard,
-            batch_size=batch_size, on_step=watch,
+            init=_open(init), strength=strength, mask=_open(mask), batch_size=batch_size, on_step=watch,
         )  # fmt: skip
     files = [_save(picture, out) for picture in pictures]
     records = [_record(file, picture) for file, picture in zip(files, pictures, strict=True)]
@@ -81,6 +86,13 @@ def generate(
         for file, picture in zip(files, pictures, strict=True):
             print(file)
             say(_sentence(picture))
+
+
+def _open(path: Path | None) -> Image.Image | None:
+    """An image file, read whole."""
+    from safegen.image import open_image
+
+    return open_image(path) if path else None
 
 
 def _prompts(prompt: str | None, file: Path | None) -> list[str]:

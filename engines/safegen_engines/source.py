@@ -86,6 +86,12 @@ class Source:
             zero_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
         )
 
+    def _token_dims(self) -> list[int | str]:
+        """The token dimensions of the model's inputs of text: a number where its graph has a fixed one."""
+        inputs = Session(self.graph(self.model)).inputs
+        shapes = [inputs[given][1] for given in self.conditioning().text]
+        return [shape[1] for shape in shapes if len(shape) == 3]
+
     def check_inputs(self, component: str, found: set[str]) -> None:
         """Refuse a graph that would be fed wrongly.
 
@@ -132,8 +138,10 @@ class Source:
         special = folder / "special_tokens_map.json"
         pad = config.get("pad_token") or (special.is_file() and _read(special).get("pad_token")) or END
         length = self.exported.get("max_length", {}).get(encoder) or config.get("model_max_length", 77)
+        free = all(isinstance(side, str) for side in self._token_dims())
         window = TextWindow(
             file=file,
+            chunked=free and str(config.get("tokenizer_class")).startswith("CLIP"),
             max_length=int(length),
             pad_token=str(pad["content"] if isinstance(pad, dict) else pad),
         )

@@ -161,6 +161,11 @@ def text_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def _longer(shape: tuple[int, ...], windows: int) -> tuple[int, ...]:
+    """States of (L, E) grow to several windows of text; pooled (E,) do not."""
+    return (shape[0] * windows, shape[1]) if len(shape) == 2 else shape
+
+
 def _wrap(checkpoint: Checkpoint, model: Any) -> nn.Module:
     kind = checkpoint.family.parts[checkpoint.family.model]
     if kind == "SD3Transformer2DModel":
@@ -178,15 +183,15 @@ def _model(checkpoint: Checkpoint) -> Graph:
     name = checkpoint.family.model
     model, config = _load(checkpoint, name), checkpoint.configs[name]
     spec, shapes = checkpoint.conditioning(), text_shapes(checkpoint)
-    packed = checkpoint.family.parts[name] == "FluxTransformer2DModel"
+    packed, sizes = checkpoint.family.parts[name] == "FluxTransformer2DModel", _sizes(checkpoint)
     channels = int(config["in_channels"]) // (4 if packed else 1)
 
     def example(size: Size) -> dict[str, Tensor]:
-        count = size[0]
+        count, windows = size[0], 1 if size == sizes[0] else 2
         inputs = {
             "sample": torch.randn(count, channels, *size[1:]),
             "timestep": torch.rand(count) * 999,
-            **{given: torch.randn(count, *shape) for given, shape in shapes.items()},
+            **{given: torch.randn(count, *_longer(shape, windows)) for given, shape in shapes.items()},
         }
         if spec.classes:
             inputs["class_labels"] = torch.randint(spec.classes, (count,))
@@ -198,8 +203,8 @@ def _model(checkpoint: Checkpoint) -> Graph:
             inputs["guidance"] = torch.rand(count) * 7
         return inputs
 
-    sizes = _sizes(checkpoint)
     dims = dict.fromkeys(example(sizes[0]), BATCH)
+    dims |= {given: BATCH | {1: "tokens"} for given, shape in shapes.items() if len(shape) == 2}
     dims["sample"] = BATCH if _square(checkpoint) else BATCH | AREA
     return Graph(name, _wrap(checkpoint, model), example, dims, ("out_sample",), sizes)
 

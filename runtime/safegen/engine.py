@@ -87,17 +87,34 @@ class Engine:
         patch = self.manifest.latent_space.patch
         return plan(self.schedule, solver, steps, (rows // patch) * (columns // patch))
 
-    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Array]:
-        """Text states of prompts by model input; longer prompts are cut to each encoder's window."""
+    def count_chunks(self, *prompts: str) -> int:
+        """How many windows the longest of some prompts fills; 1 where longer prompts are cut."""
+        windows = self.manifest.tokenizers
+        filled = (
+            tokenizer.count_chunks(tokens, prompt)
+            for name, tokens in self._tokenizers.items()
+            for prompt in prompts
+            if windows[name].chunked
+        )
+        return max(filled, default=1)
+
+    def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> dict[str, Array]:
+        """Text states of prompts by model input, each prompt in so many windows laid end to end."""
         outputs = {}
         for name, tokens in self._tokenizers.items():
-            found = self.session(name).run(input_ids=tokenizer.encode(tokens, prompts))
-            outputs.update({f"{name}.{key}": states for key, states in found.items()})
+            windows = chunks if self.manifest.tokenizers[name].chunked else 1
+            ids = tokenizer.encode(tokens, prompts, windows)
+            found = self.session(name).run(input_ids=ids.reshape(-1, ids.shape[-1]))
+            for key, states in found.items():
+                parts = states.reshape(len(prompts), windows, *states.shape[1:])
+                # pooled states are those of the first window
+                whole = parts.reshape(len(prompts), -1, states.shape[-1])
+                outputs[f"{name}.{key}"] = whole if states.ndim == 3 else parts[:, 0]
         rows = self.manifest.conditioning.text
         return {given: conditioning.join(named, outputs) for given, named in rows.items()}
 
     def condition(
-        self, subjects: Sequence[Subject], size: tuple[int, int], guidance_scale: float
+        self, subjects: Sequence[Subject], size: tuple[int, int], guidance_scale: float, chunks: int = 1
     ) -> dict[str, Any]:
         """Everything the model is told about pictures of these subjects.
 
@@ -105,6 +122,7 @@ class Engine:
             subjects: prompts for a model of text, class labels or None for one of classes.
             size: (width, height) in pixels.
             guidance_scale: enters models that take it as an input.
+            chunks: windows of text, the same for every picture of a batch.
 
         Raises:
             UsageError: None, though the model has no null class.
@@ -112,7 +130,7 @@ class Engine:
         spec, count = self.manifest.conditioning, len(subjects)
         named: dict[str, Any] = {}
         if spec.text:
-            named |= self.encode_prompts([str(subject or "") for subject in subjects])
+            named |= self.encode_prompts([str(subject or "") for subject in subjects], chunks)
         if spec.classes:
             if None in subjects and spec.null_class is None:
                 raise UsageError("this model has no null class: it draws only of a class label.")
@@ -121,11 +139,16 @@ class Engine:
         return named | self._given(count, size, guidance_scale)
 
     def uncondition(
-        self, negative_prompt: str, count: int, size: tuple[int, int], guidance_scale: float
+        self,
+        negative_prompt: str,
+        count: int,
+        size: tuple[int, int],
+        guidance_scale: float,
+        chunks: int = 1,
     ) -> dict[str, Any]:
         """The side that guidance leads away from: a negative prompt, or the null class."""
         spec = self.manifest.conditioning
-        one = self.condition([negative_prompt if spec.text else None], size, guidance_scale)
+        one = self.condition([negative_prompt if spec.text else None], size, guidance_scale, chunks)
         if spec.zero_negative and not negative_prompt:
             one |= {name: np.zeros_like(one[name]) for name in spec.text}
         return conditioning.repeat(one, count)

@@ -28,19 +28,32 @@ def read_rgb(path: Path, width: int, height: int) -> NDArray[np.uint8]:
     Raises:
         ImageError: the file cannot be read as an image.
     """
+    return np.asarray(open_image(path).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def open_image(path: Path) -> Image.Image:
+    """An image file as :func:`flatten` sees it.
+
+    Raises:
+        ImageError: the file cannot be read as an image.
+    """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                layer = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-            if upright.mode.startswith("I"):  # 16-bit greyscale, which convert() would clip
-                upright = Image.fromarray((np.asarray(upright) / 257).astype(np.uint8))
-            resized = upright.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-            return np.asarray(resized)
+            return flatten(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{path}: not a readable image ({reason}).") from None
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """RGB, turned as EXIF says, transparency laid over white."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+        layer = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    if upright.mode.startswith("I"):  # 16-bit greyscale, which convert() would clip
+        upright = Image.fromarray((np.asarray(upright) / 257).astype(np.uint8))
+    return upright.convert("RGB")
 
 
 def save_png(image: Image.Image, path: Path, metadata: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from safegen import noise
 from safegen.device import array_namespace
 from safegen.guard import Evidence
 from safegen.guard_settings import OpenGuard
+from safegen.init_image import Keep
 from safegen.solver import Row, Table
 
 Array = Any
@@ -37,11 +38,13 @@ def first_latents(table: Table, seeds: Sequence[int], shape: Sequence[int], xp: 
     return xp.asarray(noise.normal_batch(seeds, 0, shape)) * table.init_noise_sigma
 
 
-def denoise(model: Model, x: Array, table: Table, guard: OpenGuard, seeds: Sequence[int]) -> Iterator[Step]:
+def denoise(
+    model: Model, x: Array, table: Table, guard: OpenGuard, seeds: Sequence[int], keep: Keep | None = None
+) -> Iterator[Step]:
     """Walk the table from x_T to the picture, handing out each step.
 
     Step i draws its solver noise as draw i + 1 of stream 0 and its guard noise as draw i + 1 of
-    stream 1, so a guard never changes what the solver draws.
+    stream 1, so a guard never changes what the solver draws. ``keep`` puts back what is not redrawn.
     """
     xp = array_namespace(x)
     shape = x.shape[1:]
@@ -61,5 +64,7 @@ def denoise(model: Model, x: Array, table: Table, guard: OpenGuard, seeds: Seque
             x = x + row.c * x0_prev
         if row.d:
             x = x + row.d * draw(i, stream=0)
+        if keep:
+            x = keep(x, i + 1)
         x0_prev = x0
         yield Step(i, len(table), row, x, x0, evidence)

@@ -76,6 +76,8 @@ class TextWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str
     max_length: int
     pad_token: str
+    chunked: bool = False
+    """Longer prompts go on in further windows, laid end to end; else they are cut."""
 
 
 class Conditioning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from safegen.errors import BundleError, GuardError, UsageError
 from safegen.guard import Bank
 from safegen.guard_settings import OpenGuard, Settings, open_guard, parse_guard
 from safegen.guidance import guided
+from safegen.image import flatten
+from safegen.init_image import Init, keep_outside, noised_to, partway
 from safegen.loop import Step, denoise, first_latents
-from safegen.noise import MAX_SEED
+from safegen.noise import MAX_SEED, normal_batch
 from safegen.picture import Picture, Watch, judge, watch
 from safegen.solver import Solver, Table
 
@@ -83,6 +87,9 @@ class Pipeline:
         guidance_scale: float | None = None,
         size: tuple[int, int] | None = None,
         guard: str | Settings | None = None,
+        init: Image.Image | None = None,
+        strength: float = 0.8,
+        mask: Image.Image | None = None,
         batch_size: int = 4,
         on_step: Callable[[Step], None] | None = None,
     ) -> list[Picture]:
@@ -100,6 +107,9 @@ class Pipeline:
             guidance_scale: above 1 the prompt is followed more closely at twice the cost.
             size: (width, height) in pixels; None is the engine's default.
             guard: ``ratio``, ``official:nudity``, … or settings; None is the bundle's own.
+            init: an image to start from, resized to the size.
+            strength: how much of the way from noise is gone again, above 0 to 1; with ``init`` alone.
+            mask: white where ``init`` is redrawn; None redraws all of it.
             batch_size: pictures drawn at a time.
             on_step: called after each step of each batch.
 
@@ -118,12 +128,24 @@ class Pipeline:
         if not all(0 <= first <= MAX_SEED - n + 1 for first in seeds):
             raise UsageError("seed goes from 0 to 2^64 - 1.")
         job = self._job(negative_prompt, steps, solver, guidance_scale, size, guard)
+        if mask is not None and init is None:
+            raise UsageError("a mask says what to redraw of an image; give the image, too.")
+        if init is not None:
+            job = _start_from(job, init, strength, mask)
         todo = [(s, first + i) for s, first in zip(subjects, seeds, strict=True) for i in range(n)]
         opened = open_guard(job.guard, self.bundle, self._bank, job.table)
         pictures: list[Picture] = []
-        for start in range(0, len(todo), batch_size):
-            pictures += self._draw(job, opened, todo[start : start + batch_size], on_step)
+        for chunks, same in groupby(todo, key=lambda one: self._count_chunks(job, one[0])):
+            alike = list(same)
+            for start in range(0, len(alike), batch_size):
+                pictures += self._draw(job, opened, alike[start : start + batch_size], chunks, on_step)
         return pictures
+
+    def _count_chunks(self, job: _Job, subject: Subject) -> int:
+        """Windows of text for one picture: a batch shares them, and may not change what it draws."""
+        if not isinstance(subject, str):
+            return 1
+        return self.engine.count_chunks(subject, job.negative_prompt)
 
     def _subjects(
         self, prompt: str | Sequence[str] | None, class_label: int | Sequence[int] | None
@@ -204,20 +226,28 @@ class Pipeline:
         return size
 
     def _draw(
-        self, job: _Job, guard: OpenGuard, todo: list[tuple[Subject, int]],
+        self, job: _Job, guard: OpenGuard, todo: list[tuple[Subject, int]], chunks: int,
         on_step: Callable[[Step], None] | None,
     ) -> list[Picture]:  # fmt: skip
         seeds = [seed for _, seed in todo]
         shape = self.engine.latent_shape(job.width, job.height)
-        asked = ((job.width, job.height), job.guidance_scale)
+        asked = ((job.width, job.height), job.guidance_scale, chunks)
         cond = self.engine.condition([subject for subject, _ in todo], *asked)
         uncond = None
         if job.guidance_scale > 1.0 and self.engine.manifest.conditioning.guidance == "classifier-free":
             uncond = self.engine.uncondition(job.negative_prompt, len(todo), *asked)
         model = guided(self.engine.predict, cond, uncond, job.guidance_scale)
-        x = first_latents(job.table, seeds, shape, np)
+        x, keep = first_latents(job.table, seeds, shape, np), None
+        if job.init is not None:
+            latents = self.engine.encode_images(job.init.pixels[None]).repeat(len(seeds), axis=0)
+            noise = normal_batch(seeds, 0, shape)
+            if job.init.mask is not None:
+                keep = keep_outside(latents, noise, job.init.mask, job.table)
+            # where part is redrawn at full strength, nothing of it is to shine through
+            if job.init.mask is None or job.init.strength < 1.0:
+                x = noised_to(latents, noise, job.table, 0)
         watches: list[list[Watch]] = [[] for _ in todo]
-        for step in denoise(model, x, job.table, guard, seeds):
+        for step in denoise(model, x, job.table, guard, seeds, keep):
             x = step.x
             watch(step, watches)
             if on_step:
@@ -236,6 +266,7 @@ class Pipeline:
             "steps": len(job.table),
             "solver": asdict(job.solver),
             "guidance_scale": job.guidance_scale,
+            **(_init_record(job.init) if job.init else {}),
             "size": [job.width, job.height],
             "guard": _builtins(job.guard),
             "guarded": job.guard.mode != "off",
@@ -255,6 +286,26 @@ class _Job:
     width: int
     height: int
     negative_prompt: str
+    init: Init | None = None
+
+
+def _start_from(job: _Job, image: Image.Image, strength: float, mask: Image.Image | None) -> _Job:
+    """The same job on the last part of its table, from an image."""
+    if job.solver.name == "lcm":
+        raise UsageError("the solver lcm starts from noise alone; use another with an image.")
+    size = (job.width, job.height)
+    pixels = np.asarray(flatten(image).resize(size, Image.Resampling.LANCZOS))
+    white = None
+    if mask is not None:
+        white = np.asarray(mask.convert("L").resize(size, Image.Resampling.NEAREST)) >= 128
+    return replace(job, table=partway(job.table, strength), init=Init(pixels, strength, white))
+
+
+def _init_record(init: Init) -> dict[str, Any]:
+    """Digests over the pixels as used, so that a picture can be drawn again from the right image."""
+    mask = None if init.mask is None else sha256(init.mask.tobytes()).hexdigest()
+    pixels = sha256(init.pixels.tobytes()).hexdigest()
+    return {"init": {"pixels_sha256": pixels, "mask_sha256": mask, "strength": init.strength}}
 
 
 def _builtins(settings: Settings) -> dict[str, Any]:

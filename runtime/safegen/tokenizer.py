@@ -71,6 +71,20 @@ def open_tokenizer(path: Path, max_length: int, pad_token: str) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, prompts: Sequence[str]) -> NDArray[np.int64]:
-    """Token ids of prompts, (B, max_length)."""
-    return np.array([e.ids for e in tokenizer.encode_batch(list(prompts))], np.int64)
+def encode(tokenizer: Tokenizer, prompts: Sequence[str], chunks: int = 1) -> NDArray[np.int64]:
+    """Token ids of prompts, (B, chunks, max_length).
+
+    A prompt longer than one window goes on in the next, each with its own start and end; what passes
+    the last is cut, and prompts that end earlier are filled up with the empty prompt.
+    """
+    empty = tokenizer.encode("").ids
+    rows = []
+    for encoding in tokenizer.encode_batch(list(prompts)):
+        ids = [encoding.ids, *(more.ids for more in encoding.overflowing)][:chunks]
+        rows.append(ids + [empty] * (chunks - len(ids)))
+    return np.array(rows, np.int64)
+
+
+def count_chunks(tokenizer: Tokenizer, prompt: str) -> int:
+    """How many windows a prompt fills."""
+    return 1 + len(tokenizer.encode(prompt).overflowing)

@@ -35,6 +35,7 @@ def test_graphs_are_opset_20_with_named_dynamic_dimensions(onnx_folder: Path) ->
             shapes[f"{name}.{given.name}"] = dims
     assert shapes["unet.sample"] == ["batch", 4, "height", "width"]
     assert shapes["unet.timestep"] == ["batch"]
+    assert shapes["unet.encoder_hidden_states"] == ["batch", "tokens", 32]
     assert shapes["text_encoder.input_ids"] == ["batch", 24]
     assert shapes["vae_decoder.latent_sample"] == ["batch", 4, "height", "width"]
     assert shapes["vae_encoder.sample"] == ["batch", 3, "height", "width"]

@@ -130,3 +130,45 @@ def test_clip_skip(checkpoint: Path, clip_skip: int) -> None:
         skipped = model(ids, output_hidden_states=True).hidden_states[-(clip_skip + 1)]
         norm = next(m for n, m in model.named_modules() if n.endswith("final_layer_norm"))
         assert torch.allclose(graph.module(ids)[0], norm(skipped), atol=1e-5)
+
+
+@pytest.mark.parametrize("negative", ["", "a bag " * 30])
+def test_prompts_longer_than_the_window_go_on_in_the_next(
+    engines: dict[str, Path], tiny_pipe: StableDiffusionPipeline, negative: str
+) -> None:
+    """Windows of 22 tokens, each between its own start and end, states laid end to end, as the ecosystem
+    does; both sides of guidance have as many."""
+    tokenizer, encoder = tiny_pipe.tokenizer, tiny_pipe.text_encoder
+    prompt = "a photo of a coat, " * 6 + "grey"
+
+    def windows(text: str) -> list[list[int]]:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [ids[i : i + 22] for i in range(0, len(ids), 22)] or [[]]
+
+    def states(text: str, count: int) -> torch.Tensor:
+        parts = [*windows(text), *[[]] * count][:count]
+        end = tokenizer.eos_token_id
+        rows = [[tokenizer.bos_token_id, *p, end] + [end] * (22 - len(p)) for p in parts]
+        with torch.no_grad():
+            return encoder(torch.tensor(rows)).last_hidden_state.reshape(1, count * 24, -1)
+
+    count = max(len(windows(prompt)), len(windows(negative)))
+    assert count > 1
+    tiny_pipe.scheduler = SCHEDULERS["ddim"].from_config({**tiny_pipe.scheduler.config, "clip_sample": False})
+    expected = tiny_pipe(
+        prompt_embeds=states(prompt, count), negative_prompt_embeds=states(negative, count), width=32,
+        height=32, num_inference_steps=5, guidance_scale=4.0, output_type="np",
+        latents=torch.from_numpy(normal_batch([3], 0, (4, 16, 16))),
+    ).images  # fmt: skip
+    pipeline = Pipeline.load(engines["epsilon"])
+    settings = {
+        "negative_prompt": negative,
+        "steps": 5,
+        "solver": "ddim",
+        "guidance_scale": 4.0,
+        "guard": "off",
+    }
+    ours = pipeline(["a coat", prompt], seed=[3, 3], **settings)
+    assert difference(ours[1:], np.round(expected * 255).astype(int)) <= TOLERANCE
+    # a short prompt beside a long one is drawn as if alone
+    assert difference(ours[:1], np.asarray(pipeline("a coat", seed=3, **settings)[0].image)[None]) <= 1

@@ -31,12 +31,12 @@ def test_ids_equal_those_of_transformers() -> None:
     @given(st.text(max_size=80))
     def check(prompt: str) -> None:
         expected = theirs(prompt, padding="max_length", max_length=24, truncation=True)["input_ids"]
-        assert encode(ours, [prompt])[0].tolist() == expected
+        assert encode(ours, [prompt])[0, 0].tolist() == expected
 
     check()
     for prompt in PROMPTS:
         expected = theirs(prompt, padding="max_length", max_length=24, truncation=True)["input_ids"]
-        assert encode(ours, [prompt])[0].tolist() == expected
+        assert encode(ours, [prompt])[0, 0].tolist() == expected
 
 
 def test_the_two_tables_and_the_json_file_agree() -> None:
@@ -44,7 +44,7 @@ def test_the_two_tables_and_the_json_file_agree() -> None:
     ours = open_tokenizer(tiny.EMBEDDED / "tokenizer.json", 24, "<|endoftext|>")
     for prompt in PROMPTS:
         expected = from_tables.encode(prompt).ids[:24]
-        assert encode(ours, [prompt])[0].tolist()[: len(expected) - 1] == expected[:-1]
+        assert encode(ours, [prompt])[0, 0].tolist()[: len(expected) - 1] == expected[:-1]
 
 
 def test_a_tokenizer_without_its_padding_token_is_refused(embedded: Path) -> None:
