@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ def build_engine(
     clip_skip: Annotated[int, typer.Option(min=0, help="Layers of the text encoder to leave out at its end.")] = 0,
     null_class: Annotated[int | None, typer.Option(min=0, help="The label of no class, where a class-conditional UNet has one.")] = None,
     without_t5: Annotated[bool, typer.Option("--without-t5", help="Leave out the largest text encoder of Stable Diffusion 3.")] = False,
+    lora: Annotated[list[str] | None, typer.Option(help="A LoRA file to fuse, FILE or FILE:SCALE (repeatable).")] = None,
     bundle: Annotated[Path | None, typer.Option("-b", "--bundle", help="A default negation bundle to put into the engine.")] = None,
     guards: Annotated[str | None, typer.Option(help="Guards the engine allows, with commas; all if left out.")] = None,
     allow_unguarded: Annotated[bool, typer.Option("--allow-unguarded", help="Let the engine draw without a guard, for measuring.")] = False,
@@ -41,7 +43,7 @@ def build_engine(
 
     find_target(target, precision)
     options = engines.Options(
-        target=target, precision=precision, clip_skip=clip_skip, null_class=null_class, without_t5=without_t5,
+        target=target, precision=precision, clip_skip=clip_skip, null_class=null_class, without_t5=without_t5, loras=tuple(lora or ()),
         allow_unguarded=allow_unguarded,
         guards=_guards(guards), name=name, steps=steps, guidance_scale=guidance_scale,
         bundle=str(bundle) if bundle else None,
@@ -84,16 +86,19 @@ def _onnx_folder(checkpoint: Path, work: Path, options: Options, progress: Any) 
     from safegen_engines.source import is_onnx_folder
 
     if is_onnx_folder(checkpoint):
-        if options.clip_skip or options.without_t5 or options.null_class is not None:
+        if options.clip_skip or options.without_t5 or options.loras or options.null_class is not None:
             raise UsageError(
-                "clip_skip, null_class and without_t5 take effect at the export; this is ONNX already."
+                "clip_skip, null_class, lora and without_t5 take effect at the export; this is ONNX already."
             )
         return checkpoint
     try:
         from safegen_export.checkpoint import open_checkpoint
 
         opened = open_checkpoint(checkpoint, without_t5=options.without_t5, null_class=options.null_class)
+        from safegen_export.lora import parse_lora
         from safegen_export.onnx import export
+
+        opened = replace(opened, loras=tuple(map(parse_lora, options.loras)))
     except ImportError as error:
         raise ExportError(
             f"a torch checkpoint needs the extra 'export' ({error}): pip install 'safegen[export]'."

@@ -46,6 +46,8 @@ class Options:
     clip_skip: int = 0
     null_class: int | None = None
     without_t5: bool = False
+    loras: tuple[str, ...] = ()
+    """``FILE`` or ``FILE:SCALE``, fused when the checkpoint is exported."""
     allow_unguarded: bool = False
     guards: tuple[str, ...] = GUARDS
     name: str | None = None
@@ -57,7 +59,13 @@ class Options:
     def key(self) -> dict[str, Any]:
         """The options as the fingerprint sees them: a bundle by its content."""
         content = file_sha256(Path(self.bundle)) if self.bundle else None
-        return {**self.__dict__, "bundle": content, "safegen": safegen.__version__}
+        loras = [[text, *(file_sha256(p) for p in _files(text))] for text in self.loras]
+        return {**self.__dict__, "bundle": content, "loras": loras, "safegen": safegen.__version__}
+
+
+def _files(lora: str) -> list[Path]:
+    """The file that ``FILE:SCALE`` names."""
+    return [path for path in (Path(lora), Path(lora.rpartition(":")[0])) if path.is_file()][:1]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safegen.errors import ExportError
 from safegen.manifest import Conditioning
 from safegen_export.family import FAMILIES, Family
+
+if TYPE_CHECKING:
+    from safegen_export.lora import Lora
 
 WEIGHTLESS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 
@@ -23,6 +26,7 @@ class Checkpoint:
     configs: dict[str, dict[str, Any]]
     """config.json of every part that has weights."""
     null_class: int | None = None
+    loras: tuple[Lora, ...] = ()
 
     @property
     def text_encoders(self) -> tuple[str, ...]:

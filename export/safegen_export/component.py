@@ -19,6 +19,7 @@ from safegen.errors import ExportError
 from safegen_export import module
 from safegen_export.checkpoint import Checkpoint
 from safegen_export.family import T5_TOKENS
+from safegen_export.lora import fused_pipeline
 
 disable_progress_bar()  # type: ignore[no-untyped-call]
 
@@ -95,6 +96,8 @@ def load_vae(checkpoint: Checkpoint) -> AutoencoderKL:
 
 def _load(checkpoint: Checkpoint, part: str, **options: Any) -> Any:
     """A part's model in float32, by the class that its family has there."""
+    if checkpoint.loras:
+        return getattr(fused_pipeline(checkpoint.folder, checkpoint.loras), part).eval()
     library = transformers if part in checkpoint.text_encoders else diffusers
     cls = getattr(library, checkpoint.family.parts[part])
     return cls.from_pretrained(checkpoint.folder / part, torch_dtype=torch.float32, **options).eval()

@@ -61,6 +61,7 @@ def _key(checkpoint: Checkpoint, name: str, clip_skip: int) -> str:
     parts += [f"{library} {version(library)}" for library in LIBRARIES]
     parts += [f"opset {OPSET}", f"clip_skip {clip_skip if name in checkpoint.text_encoders else 0}"]
     parts += [f"text {sorted(checkpoint.conditioning().text.items())}"]
+    parts += [f"lora {file_sha256(lora.path)} {lora.scale}" for lora in checkpoint.loras]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
