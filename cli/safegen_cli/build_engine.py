@@ -62,7 +62,7 @@ def build_engine(
             progress.update(task, advance=1, note=part.name)
             check = part.parity
             how = "optimized offline" if part.optimized else "plain graph"
-            say(f"  built {part.name:13} {part.seconds:7.1f} s {mib(part.bytes):>11}  max abs error"
+            say(f"  built {part.name:13} {part.precision} {part.seconds:7.1f} s {mib(part.bytes):>11}  max abs error"
                 f" {check.max_abs:.1e}, relative {check.max_rel:.1e} against {check.reference}"
                 f" (at most {check.tolerance:.0e}), {how}")  # fmt: skip
             built.append({"component": part.name, "seconds": part.seconds, "bytes": part.bytes,

@@ -76,6 +76,8 @@ class Built:
     seconds: float
     bytes: int
     parity: Parity
+    precision: str
+    """fp32 where half precision was asked for and gave no finite numbers."""
     optimized: bool
 
 
@@ -217,13 +219,18 @@ def _component(source: Source, work: Path, name: str, options: Options, report: 
     if stored.get("key") != key or not (folder / f"{name}.onnx").is_file():
         shutil.rmtree(folder / "parts", ignore_errors=True)
         folder.mkdir(exist_ok=True)
-        stored = {"key": key, **_make(source, folder, name, precision)}
+        try:
+            stored = {"key": key, **_make(source, folder, name, precision)}
+        except parity.NotFiniteError:
+            if precision == "fp32":
+                raise
+            stored = {"key": key, **_make(source, folder, name, "fp32")}
         mark.write_text(json.dumps(stored))
     path = folder / f"{name}.onnx"
     session = Session(path)
     checked = Parity(**stored["parity"])
     size = sum(f.stat().st_size for f in folder.glob("*.onnx*"))
-    report(Built(name, time.perf_counter() - began, size, checked, stored["optimized"]))
+    report(Built(name, time.perf_counter() - began, size, checked, stored["precision"], stored["optimized"]))
     return Component(
         file=path.name,
         inputs={k: Tensor(d, s) for k, (d, s) in session.inputs.items()},

@@ -109,6 +109,25 @@ def test_nan_fails_the_build(source: Path, tmp_path: Path) -> None:
         build(source, tmp_path / "engine")
 
 
+def test_a_component_that_overflows_in_half_precision_stays_in_full(
+    bare_source: Path, tmp_path: Path
+) -> None:
+    """Its norms take the factor out again, but 65504 is passed on the way, as in SDXL's autoencoder."""
+    path = bare_source / "vae_decoder" / "model.onnx"
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if "decoder.conv_in" in tensor.name:
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(1e6)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
+    built = {b.name: b for b in build(bare_source, tmp_path / "engine", precision="fp16")}
+    assert {name: b.precision for name, b in built.items()} == {
+        "text_encoder": "fp16", "unet": "fp16", "vae_encoder": "fp16", "vae_decoder": "fp32",
+    }  # fmt: skip
+    assert built["vae_decoder"].parity.tolerance == parity.TOLERANCE["fp32"]
+    assert read_manifest(tmp_path / "engine").components["vae_decoder"].precision == "fp32"
+
+
 def test_a_second_build_of_the_same_thing_is_recognized(source: Path, tmp_path: Path) -> None:
     out, options = tmp_path / "engine", Options()
     assert not engines.up_to_date(source, out, options)
