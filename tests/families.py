@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
 )  # fmt: skip
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig,
@@ -199,3 +201,17 @@ def write(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     FAMILIES[name]().save_pretrained(folder)
     return folder
+
+
+def as_transformers_4_reads(checkpoint: Path) -> Path:
+    """Published checkpoints have the prefix text_model and CLIP's two tables; newer ones neither."""
+    for weights in checkpoint.glob("text_encoder*/model.safetensors"):
+        prefixed = {
+            key if key.startswith(("text_model.", "text_projection")) else f"text_model.{key}": tensor
+            for key, tensor in load_file(weights).items()
+        }
+        save_file(prefixed, weights, {"format": "pt"})
+    for folder in checkpoint.glob("tokenizer*"):
+        for table in ("vocab.json", "merges.txt"):
+            shutil.copy2(tiny.EMBEDDED_CHECKPOINT / "tokenizer" / table, folder / table)
+    return checkpoint
