@@ -55,7 +55,8 @@ def build_engine(
         return
     built: list[dict[str, Any]] = []
     with bar("components") as progress:
-        source = _onnx_folder(checkpoint, engines.prepare(out), options, progress)
+        source = _onnx_folder(checkpoint, out, options, progress)
+        engines.prepare(out)
         task = progress.add_task("building", total=len(open_source(source).components), note="")
 
         def report(part: engines.Built) -> None:
@@ -81,8 +82,9 @@ def _guards(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def _onnx_folder(checkpoint: Path, work: Path, options: Options, progress: Any) -> Path:
-    """The graphs of a checkpoint: its own, or exported through torch."""
+def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -> Path:
+    """The graphs of a checkpoint: its own, or exported through torch into ``out``."""
+    from safegen_engines.build import prepare
     from safegen_engines.source import is_onnx_folder
 
     if is_onnx_folder(checkpoint):
@@ -110,11 +112,15 @@ def _onnx_folder(checkpoint: Path, work: Path, options: Options, progress: Any) 
         when = f"{seconds:7.1f} s" if seconds else "  kept   "
         say(f"  exported {name:13} {when} {mib(size):>11}")
 
+    work = prepare(out)
     try:
         export(opened, work / "onnx", clip_skip=options.clip_skip, report=report)
     except SafegenError:
         if not any((work / "onnx").glob("*/done.txt")):
             shutil.rmtree(work / "onnx", ignore_errors=True)
+        for folder in (work, out):
+            if not any(folder.iterdir()):
+                folder.rmdir()
         raise
     return work / "onnx"
 

@@ -41,7 +41,7 @@ def generate(
     size: Annotated[str | None, typer.Option(help="512 or WIDTHxHEIGHT.")] = None,
     guard: Annotated[str | None, typer.Option(help="ratio, theorem, official[:PRESET], paper, spell, sgf, bank-mean, renoise-only or off; the bundle's own if left out.")] = None,
     init: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="An image to start from.")] = None,
-    strength: Annotated[float, typer.Option(help="How much of --init is drawn anew, above 0 to 1.")] = 0.8,
+    strength: Annotated[float | None, typer.Option(help="How much of --init is drawn anew, above 0 to 1; 0.8 if left out.")] = None,
     mask: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Redraw --init only where this image is white.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.")] = 4,
     preview: Annotated[Path | None, typer.Option(help="After each step write the picture foreseen to this PNG.")] = None,

@@ -88,7 +88,7 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         guard: str | Settings | None = None,
         init: Image.Image | None = None,
-        strength: float = 0.8,
+        strength: float | None = None,
         mask: Image.Image | None = None,
         batch_size: int = 4,
         on_step: Callable[[Step], None] | None = None,
@@ -108,7 +108,7 @@ class Pipeline:
             size: (width, height) in pixels; None is the engine's default.
             guard: ``ratio``, ``official:nudity``, … or settings; None is the bundle's own.
             init: an image to start from, resized to the size.
-            strength: how much of the way from noise is gone again, above 0 to 1; with ``init`` alone.
+            strength: how much of ``init`` is drawn anew, above 0 to 1; None is 0.8.
             mask: white where ``init`` is redrawn; None redraws all of it.
             batch_size: pictures drawn at a time.
             on_step: called after each step of each batch.
@@ -128,10 +128,10 @@ class Pipeline:
         if not all(0 <= first <= MAX_SEED - n + 1 for first in seeds):
             raise UsageError("seed goes from 0 to 2^64 - 1.")
         job = self._job(negative_prompt, steps, solver, guidance_scale, size, guard)
-        if mask is not None and init is None:
-            raise UsageError("a mask says what to redraw of an image; give the image, too.")
+        if init is None and (mask is not None or strength is not None):
+            raise UsageError("mask and strength say what to redraw of an image; give the image, too.")
         if init is not None:
-            job = _start_from(job, init, strength, mask)
+            job = _start_from(job, init, 0.8 if strength is None else strength, mask)
         todo = [(s, first + i) for s, first in zip(subjects, seeds, strict=True) for i in range(n)]
         opened = open_guard(job.guard, self.bundle, self._bank, job.table)
         pictures: list[Picture] = []

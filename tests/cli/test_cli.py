@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.main import get_command
@@ -85,7 +86,8 @@ def test_wrong_usage_ends_with_2(tmp_path: Path) -> None:
     fails("generate", code=2, word="nothing to draw", cwd=tmp_path)
     fails("generate", "a coat", "--size", "huge", code=2, word="WIDTHxHEIGHT", cwd=tmp_path)
     fails("generate", "a coat", "-n", 2, "-o", "one.png", code=2, word="one file for 2", cwd=tmp_path)
-    fails("generate", "a coat", "--strength", 3, code=2, word="No such option", cwd=tmp_path)
+    fails("generate", "a coat", "--guard-strength", 3, code=2, word="No such option", cwd=tmp_path)
+    fails("generate", "a coat", "--strength", 0.5, code=2, word="give the image", cwd=tmp_path)
     fails("freeze", "*.gif", "-o", "x", code=2, word="no images", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -149,6 +151,32 @@ def test_doctor_runs_something_real() -> None:
     # ONNX Runtime's wheel lists it everywhere; it computes nothing on this machine
     assert not any(p["works"] for p in done["providers"] if p["provider"] == "AzureExecutionProvider")
     assert done["advice"]
+
+
+@pytest.mark.slow
+def test_a_build_that_cannot_start_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    for option, word, code in [
+        (("--clip-skip", 9), "clip_skip", 1),
+        (("--without-t5",), "without T5", 1),
+        (("--null-class", 3), "null class", 1),
+        (("--lora", "none.safetensors"), "no such LoRA", 2),
+    ]:
+        fails("build-engine", checkpoint, "-o", "x", *option, code=code, word=word, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_image_to_start_from_and_a_part_to_redraw(tmp_path: Path) -> None:
+    run("generate", "a coat", "--seed", 1, "-o", "coat.png", cwd=tmp_path)
+    Image.new("L", (32, 32), 0).save(tmp_path / "nothing.png")
+    edit = ("--init", "coat.png", "--seed", 2, "--json")
+    changed = json.loads(run("generate", "a dress", *edit, "-o", "x.png", cwd=tmp_path).stdout)[0]
+    assert changed["init"]["strength"] == 0.8
+    run("generate", "a dress", *edit, "--mask", "nothing.png", "-o", "kept.png", cwd=tmp_path)
+    coat, kept, drawn = (np.asarray(Image.open(tmp_path / f), int) for f in ("coat.png", "kept.png", "x.png"))
+    assert np.abs(kept - coat).mean() < 8  # the autoencoder's own loss
+    assert np.abs(drawn - coat).mean() > 16
+    fails("generate", "a dress", "--mask", "nothing.png", code=2, word="give the image", cwd=tmp_path)
 
 
 @pytest.mark.slow
