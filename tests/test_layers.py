@@ -30,7 +30,7 @@ def imported_by(code: str) -> set[str]:
 
 
 def test_the_runtime_draws_without_any_of_the_workstations_libraries() -> None:
-    found = imported_by("from safegen import Pipeline\nPipeline.load()('a coat', steps=1)")
+    found = imported_by("from safegen import Pipeline\nPipeline.load()('a coat', steps=2)")
     assert not found & HEAVY
     assert not found & {"safegen_engines", "safegen_export", "safegen_cli"}
 

@@ -84,6 +84,7 @@ def _guards(text: str | None) -> tuple[str, ...]:
 
 def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -> Path:
     """The graphs of a checkpoint: its own, or exported through torch into ``out``."""
+    from safegen_engines.bare import is_bare, write_onnx_folder
     from safegen_engines.build import prepare
     from safegen_engines.source import is_onnx_folder
 
@@ -93,6 +94,10 @@ def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -
                 "clip_skip, null_class, lora and without_t5 take effect at the export; this is ONNX already."
             )
         return checkpoint
+    if is_bare(checkpoint):
+        work = prepare(out)
+        write_onnx_folder(checkpoint, work / "onnx")
+        return work / "onnx"
     try:
         from safegen_export.checkpoint import open_checkpoint
 

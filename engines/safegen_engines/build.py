@@ -29,6 +29,7 @@ from safegen.manifest import (
 )  # fmt: skip
 from safegen.seal import file_sha256
 from safegen.session import Session
+from safegen.solver import CONSISTENCY
 from safegen_engines import fingerprint, ort, parity
 from safegen_engines.source import TEXT_ENCODERS, VAE, Source, open_source
 from safegen_engines.target import find_target
@@ -183,12 +184,14 @@ def _tokenizer(source: Source, out: Path, encoder: str) -> TextWindow:
 
 def _defaults(source: Source, options: Options) -> Defaults:
     side = source.sample_size() * source.latent_space().downscale
-    lcm, spec = source.solver == "lcm", source.conditioning()
-    scale = {"none": 1.0, "embedded": 3.5, "classifier-free": 4.0 if spec.classes else 7.5}[spec.guidance]
+    spec = source.conditioning()
+    usual = 1.0 if source.solver == "lcm" else 4.0 if spec.classes else 7.5
+    told = 8.5 if source.solver == "lcm" else 3.5  # the defaults of diffusers' LCM and Flux pipelines
+    scale = {"none": 1.0, "embedded": told, "classifier-free": usual}[spec.guidance]
     return Defaults(
         solver=source.solver,
-        steps=options.steps or (4 if lcm else 30),
-        guidance_scale=options.guidance_scale or (1.0 if lcm and spec.guidance != "embedded" else scale),
+        steps=options.steps or {"lcm": 4, CONSISTENCY: 1}.get(source.solver, 30),
+        guidance_scale=options.guidance_scale or scale,
         width=side,
         height=side,
     )

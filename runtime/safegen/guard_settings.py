@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from safegen import guard, noise
-from safegen.calibration import density_curves, thresholds
+from safegen.calibration import LOOKS_FROM, density_curves, thresholds
 from safegen.device import array_namespace
 from safegen.errors import GuardError, UsageError
 from safegen.guard import Bank, Evidence
@@ -182,6 +182,11 @@ def _log_snrs(table: Table) -> list[float]:
 
 
 def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
+    if table.rows[-1].log_snr < LOOKS_FROM:
+        raise UsageError(
+            "the guard ratio looks at x_t, which is nothing but noise at every step of this plan; take more"
+            " steps, or a guard that looks at x0: spell or sgf."
+        )
     curves = thresholds(bundle.calibration, settings.false_positive_rate, _log_snrs(table))
     latched: Array = None
 

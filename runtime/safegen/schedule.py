@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from safegen.consistency import CLASS_NAME, ConsistencySchedule, read_consistency
 from safegen.errors import EngineError, UsageError
 from safegen.flow import FlowSchedule, read_flow
 
@@ -66,7 +67,7 @@ class NoiseSchedule:
         return np.interp(np.log(noise_level), known, np.arange(len(known), dtype=np.float64))
 
 
-Schedule = NoiseSchedule | FlowSchedule
+Schedule = NoiseSchedule | FlowSchedule | ConsistencySchedule
 
 
 def read_schedule(config: Mapping[str, Any], *, pixels: bool = False) -> Schedule:
@@ -81,6 +82,8 @@ def read_schedule(config: Mapping[str, Any], *, pixels: bool = False) -> Schedul
     """
     if _class_name(config) == "FlowMatchEulerDiscrete":
         return read_flow(config)
+    if config.get("_class_name") == CLASS_NAME:
+        return read_consistency(config)
     prediction = str(config.get("prediction_type", "epsilon"))
     spacing = str(config.get("timestep_spacing", _SPACING.get(_class_name(config), "leading")))
     _expect("prediction_type", prediction, PREDICTIONS)

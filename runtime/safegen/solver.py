@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from safegen.consistency import CLASS_NAME, ConsistencySchedule
 from safegen.errors import UsageError
 from safegen.flow import FlowSchedule
 from safegen.schedule import Array, NoiseSchedule, Schedule, karras, levels_at, spaced_timesteps
@@ -88,8 +89,8 @@ def plan(schedule: Schedule, solver: Solver, steps: int, tokens: int = 256) -> T
         UsageError: an unknown solver or spacing, a knob the solver does not have, or an epsilon
             model at zero terminal SNR, where x0 cannot be computed.
     """
-    flows = isinstance(schedule, FlowSchedule)
-    known = [FLOW] if flows else list(SOLVERS)
+    own = isinstance(schedule, FlowSchedule | ConsistencySchedule)
+    known = [FLOW if isinstance(schedule, FlowSchedule) else CONSISTENCY] if own else list(SOLVERS)
     if solver.name not in known:
         raise UsageError(f"solver is {solver.name!r}; known are {', '.join(known)}.")
     if solver.eta and solver.name != "ddim":
@@ -98,10 +99,12 @@ def plan(schedule: Schedule, solver: Solver, steps: int, tokens: int = 256) -> T
         raise UsageError(f"Karras noise levels are for euler and dpm++2m, not for {solver.name}.")
     if not 0.0 <= solver.eta <= 1.0:
         raise UsageError(f"eta is {solver.eta}; it goes from 0 to 1.")
+    if own and (solver.spacing or solver.karras):
+        raise UsageError("this model has its own noise levels; leave out spacing and Karras.")
     if isinstance(schedule, FlowSchedule):
-        if solver.spacing or solver.karras:
-            raise UsageError("flow models have their own noise levels; leave out spacing and Karras.")
         table = _flow(schedule, steps, tokens)
+    elif isinstance(schedule, ConsistencySchedule):
+        table = _consistency(schedule, steps)
     else:
         table = SOLVERS[solver.name](schedule, solver, steps)
     # Python floats: a NumPy scalar would turn float32 latents into float64
@@ -267,7 +270,15 @@ def _flow(schedule: FlowSchedule, steps: int, tokens: int) -> Table:
     return Table(tuple(rows), 1.0)
 
 
-FLOW = "flow-euler"
+def _consistency(schedule: ConsistencySchedule, steps: int) -> Table:
+    """Algorithm 1 of arXiv 2303.01469: x0 from the model, noised to the next level, and so on."""
+    levels = schedule.levels(steps)
+    noises = [math.sqrt(max(s**2 - schedule.sigma_min**2, 0.0)) for s in levels[1:]] + [0.0]
+    rows = [Row(s, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, d, 1.0, s) for s, d in zip(levels, noises, strict=True)]
+    return Table(tuple(rows), schedule.sigma_max)
+
+
+FLOW, CONSISTENCY = "flow-euler", "consistency"
 SOLVERS: dict[str, Callable[[NoiseSchedule, Solver, int], Table]] = {
     "ddim": _ddim,
     "ddpm": _ddpm,
@@ -285,6 +296,7 @@ _BY_CLASS = {
     "DPMSolverMultistepScheduler": "dpm++2m",
     "LCMScheduler": "lcm",
     "FlowMatchEulerDiscreteScheduler": FLOW,
+    CLASS_NAME: CONSISTENCY,
     "PNDMScheduler": "dpm++2m",
 }
 

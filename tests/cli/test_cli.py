@@ -99,7 +99,7 @@ def test_refusals_end_with_1_and_draw_nothing(tmp_path: Path, embedded: Path) ->
     fails("generate", "a coat", "-e", engine, code=1, word="unet.onnx", cwd=tmp_path)
     fails("generate", "a coat", "-e", tmp_path / "none", code=1, word="no engine.json", cwd=tmp_path)
     fails("generate", "a coat", "-b", "none.negation", code=1, word="safegen freeze", cwd=tmp_path)
-    fails("generate", "a coat", "--steps", 1, "-o", "/proc/x/y.png", code=1, word="/proc/x", cwd=tmp_path)
+    fails("generate", "a coat", "--steps", 2, "-o", "/proc/x/y.png", code=1, word="/proc/x", cwd=tmp_path)
     fails("build-engine", tmp_path / "none", "-o", "x", code=1, word="no such folder", cwd=tmp_path)
     fails("inspect", engine / "unet.onnx", code=1, word="not a negation bundle", cwd=tmp_path)
     assert not list(tmp_path.glob("*.png"))
