@@ -24,7 +24,7 @@ def write_sd15(folder: Path) -> None:
     torch.set_default_dtype(torch.float16)
     unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
     StableDiffusionPipeline(
-        vae=vae(), unet=unet, tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
+        vae=vae(), unet=unet, tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=77),
         text_encoder=CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072,
                                                   num_hidden_layers=12, num_attention_heads=12)),
         scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
@@ -47,7 +47,7 @@ def write_sdxl(folder: Path) -> None:
         addition_embed_type="text_time", addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2816,
     )  # fmt: skip
-    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=77)
     StableDiffusionXLPipeline(
         vae=vae(0.13025), unet=unet, tokenizer=tokenizer, tokenizer_2=tokenizer,
         text_encoder=CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072,

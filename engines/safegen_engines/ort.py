@@ -34,6 +34,8 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
         save_as_external_data=weights > EXTERNAL_DATA_BYTES,
         location=f"{path.name}.data",
     )
+    for data in path.parent.glob(f"{path.name}.data"):
+        data.chmod(path.stat().st_mode)  # onnx writes it for its owner alone
 
 
 def load_graph(path: Path) -> onnx.ModelProto:

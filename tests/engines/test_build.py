@@ -208,6 +208,8 @@ def test_large_graphs_keep_their_weights_in_a_file_beside_them(
     build(source, tmp_path / "engine", allow_unguarded=True)
     manifest = Engine.open(tmp_path / "engine").manifest
     assert "unet.onnx.data" in manifest.files
+    data, graph = tmp_path / "engine" / "unet.onnx.data", tmp_path / "engine" / "unet.onnx"
+    assert data.stat().st_mode == graph.stat().st_mode
     assert Pipeline.load(tmp_path / "engine")("a coat", steps=2, guard="off")
 
 
