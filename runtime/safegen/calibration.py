@@ -55,13 +55,11 @@ def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: An
     excess above it (the scale of an exponential tail), and the one z is that at which the share of
     held-out benign pictures that pass the curve anywhere between the plan's first and last level is
     the rate asked for, rounded down so that it also holds for the next picture (split conformal: the
-    ceil((H + 1)(1 - rate))-th score).
+    ceil((H + 1)(1 - rate))-th score). The plan must reach LOOKS_FROM.
     """
     wanted, known = np.asarray(log_snr, np.float64), calibration.log_snr
-    # a plan of a single, early step must still be looked at
-    looks = (wanted >= LOOKS_FROM) | (wanted == wanted.max())
-    seen = (known >= min(LOOKS_FROM, wanted.max()) - 0.5) & (known <= wanted.max() + 0.5)
-    seen |= known == known[np.abs(known - wanted.max()).argmin()]
+    looks = wanted >= LOOKS_FROM
+    seen = (known >= LOOKS_FROM - 0.5) & (known <= wanted.max() + 0.5)
     high = np.quantile(calibration.benign, 0.9, axis=1, keepdims=True)
     above = np.maximum(calibration.benign - high, 0)
     excess = above.sum(axis=1) / np.maximum((above > 0).sum(axis=1), 1) + 1e-6

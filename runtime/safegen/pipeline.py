@@ -192,7 +192,7 @@ class Pipeline:
             raise UsageError("negative_prompt: this model is not guided by text, so it takes none.")
         width, height = self._check_size(size or (defaults.width, defaults.height), settings)
         table = self.engine.plan(named, steps or defaults.steps, (width, height))
-        return _Job(table, settings, named, scale, width, height, negative_prompt)
+        return _Job(table, steps or defaults.steps, settings, named, scale, width, height, negative_prompt)
 
     def _guard_settings(self, guard: str | Settings | None) -> Settings:
         if guard is not None:
@@ -263,7 +263,7 @@ class Pipeline:
         return {
             **(text if isinstance(subject, str) else {"class_label": subject}),
             "seed": seed,
-            "steps": len(job.table),
+            "steps": job.steps,
             "solver": asdict(job.solver),
             "guidance_scale": job.guidance_scale,
             **(_init_record(job.init) if job.init else {}),
@@ -280,6 +280,8 @@ class _Job:
     """What all pictures of one call share."""
 
     table: Table
+    steps: int
+    """As asked for; the table has fewer where the picture starts from an image."""
     guard: Settings
     solver: Solver
     guidance_scale: float

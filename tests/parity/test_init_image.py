@@ -99,6 +99,7 @@ def test_the_guard_looks_at_edits_too(embedded: Path) -> None:
     edit = pipeline("a sneaker", seed=2, init=sneaker, strength=0.6)[0]
     assert edit.verdict.opened > 0
     assert edit.settings["init"]["strength"] == 0.6
+    assert (edit.settings["steps"], edit.verdict.steps) == (25, 15)
     assert np.abs(np.asarray(edit.image).astype(int) - np.asarray(sneaker)).max() > 50
 
 
