@@ -24,6 +24,16 @@ def resume(path: Path) -> dict[str, Any] | None:
     return torch.load(path, weights_only=True) if path.is_file() else None
 
 
+def restore(path: Path, **parts: Any) -> int:
+    """Load the last checkpoint into named modules and optimizers; return the step to go on from."""
+    state = resume(path)
+    if state is None:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["step"])
+
+
 def log(name: str, **figures: float) -> None:
     """Append one JSON line to build/training/NAME.jsonl and show it."""
     WORK.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fashion
-from run import WORK, cosine, log, resume, save, update_ema
+from run import WORK, cosine, log, restore, save, update_ema
 
 CHECKPOINT = WORK / "pixels.pt"
 NULL = 10
@@ -55,12 +55,7 @@ def train(steps: int, batch: int, seed: int, lr: float, dropout: float) -> None:
     ema.load_state_dict(model.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     scheduler = DDPMScheduler(**SCHEDULE)
-    start = 0
-    if state := resume(CHECKPOINT):
-        model.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
+    start = restore(CHECKPOINT, model=model, ema=ema, optimizer=optimizer)
     running, began = 0.0, time.time()
     for step in range(start, steps):
         torch.manual_seed(seed + step)

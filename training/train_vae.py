@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fashion
-from run import WORK, cosine, log, resume, save
+from run import WORK, cosine, log, restore, save
 
 CHECKPOINT = WORK / "vae.pt"
 
@@ -47,11 +47,7 @@ def train(steps: int, batch: int, seed: int, kl_weight: float) -> AutoencoderKL:
     held_out = to_images(torch.from_numpy(fashion.load("t10k")[0][:500]))
     model = build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
-    start = 0
-    if state := resume(CHECKPOINT):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
+    start = restore(CHECKPOINT, model=model, optimizer=optimizer)
     for step in range(start, steps):
         torch.manual_seed(seed + step)
         for group in optimizer.param_groups:
