@@ -226,6 +226,6 @@ def _vae(checkpoint: Checkpoint, name: str) -> Graph:
 
     wrapped: nn.Module = module.VaeDecoder(vae) if decodes else module.VaeEncoder(vae)
     given, output = ("latent_sample", "sample") if decodes else ("sample", "latent_parameters")
-    side, (batch, *_) = _sizes(checkpoint)[0][1], _sizes(checkpoint)[1]
-    sizes = _sizes(checkpoint)[0], (batch, side, side + patch(checkpoint))
+    first, (batch, side, _) = _sizes(checkpoint)
+    sizes = first, (batch, side, side + patch(checkpoint))  # oblong even where the model is square
     return Graph(name, wrapped, decoded if decodes else encoded, {given: BATCH | AREA}, (output,), sizes)

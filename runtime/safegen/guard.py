@@ -144,7 +144,8 @@ def ratio(
     Where the gate is open, x0' = x0 + w (E_benign + r (E_benign - E_unsafe) - x0): a prompt that asks
     for the negated thing makes x0 itself unsafe, so theorem 3.2 starts from the benign bank's
     posterior mean instead. E_benign - E_unsafe is -(sigma^2 / alpha) grad log beta*(x_t), so the push
-    stays among pictures, where x0 - E_unsafe (``theorem``) leaves them.
+    stays among pictures, where x0 - E_unsafe (``theorem``) leaves them. The gate hears all of the benign
+    bank; the target is a mean of ``bank.targets`` of them, those that do not look like the negation set.
 
     Args:
         latched: (B,) bool: for which pictures the gate has opened before. It then stays open:
