@@ -49,6 +49,13 @@ def theirs(
     return np.round(images * 255).astype(int)
 
 
+def set_scheduler(pipe: StableDiffusionPipeline, name: str, prediction: str) -> None:
+    """The engine's own schedule; the pipe is shared, so every test sets it."""
+    config = {**pipe.scheduler.config, "prediction_type": prediction, "clip_sample": False,
+              "timestep_spacing": "leading", "set_alpha_to_one": False}  # fmt: skip
+    pipe.scheduler = SCHEDULERS[name].from_config(config)
+
+
 def difference(ours: list[Any], expected: np.ndarray) -> int:
     return int(np.abs(np.stack([np.asarray(p.image) for p in ours]).astype(int) - expected).max())
 
@@ -72,9 +79,7 @@ def test_tiny(
     name: str, prediction: str, guidance_scale: float, batch: int, size: tuple[int, int],
     tiny_pipe: StableDiffusionPipeline, pipelines: dict[str, Pipeline], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    config = {**tiny_pipe.scheduler.config, "prediction_type": prediction, "clip_sample": False,
-              "timestep_spacing": "leading", "set_alpha_to_one": False}  # fmt: skip
-    tiny_pipe.scheduler = SCHEDULERS[name].from_config(config)
+    set_scheduler(tiny_pipe, name, prediction)
     seeds = [5 + i for i in range(batch)]
     ours = pipelines[prediction](
         "a sneaker", n=batch, seed=5, steps=8, solver=name, guidance_scale=guidance_scale, size=size,
@@ -154,7 +159,7 @@ def test_prompts_longer_than_the_window_go_on_in_the_next(
 
     count = max(len(windows(prompt)), len(windows(negative)))
     assert count > 1
-    tiny_pipe.scheduler = SCHEDULERS["ddim"].from_config({**tiny_pipe.scheduler.config, "clip_sample": False})
+    set_scheduler(tiny_pipe, "ddim", "epsilon")
     expected = tiny_pipe(
         prompt_embeds=states(prompt, count), negative_prompt_embeds=states(negative, count), width=32,
         height=32, num_inference_steps=5, guidance_scale=4.0, output_type="np",
