@@ -151,7 +151,7 @@ def build(checkpoint: Path, onnx_folder: Path, out: Path, options: Options, repo
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         components=components,
         model=source.model,
-        conditioning=source.conditioning(),
+        conditioning=source.conditioning,
         latent_space=source.latent_space(),
         tokenizers=windows,
         scheduler=source.scheduler,
@@ -184,7 +184,7 @@ def _tokenizer(source: Source, out: Path, encoder: str) -> TextWindow:
 
 def _defaults(source: Source, options: Options) -> Defaults:
     side = source.sample_size() * source.latent_space().downscale
-    spec = source.conditioning()
+    spec = source.conditioning
     usual = 1.0 if source.solver == "lcm" else 4.0 if spec.classes else 7.5
     told = 8.5 if source.solver == "lcm" else 3.5  # the defaults of diffusers' LCM and Flux pipelines
     scale = {"none": 1.0, "embedded": told, "classifier-free": usual}[spec.guidance]
@@ -246,7 +246,7 @@ def _component(source: Source, work: Path, name: str, options: Options, report: 
 
 def _precision(source: Source, name: str, wanted: str) -> str:
     """fp32 for SDXL's autoencoder unless it is marked safe: it overflows in half precision."""
-    unsafe = "text_embeds" in source.conditioning().text and source.config(name).get("force_upcast", True)
+    unsafe = "text_embeds" in source.conditioning.text and source.config(name).get("force_upcast", True)
     return "fp32" if name in VAE and unsafe else wanted
 
 

@@ -100,7 +100,7 @@ def _random(
     axes = [0, 1, 1, 2] if len(shape) == 4 else [0, 1, 2]
     dims = tuple(d if isinstance(d, int) else named[axis] for d, axis in zip(shape, axes, strict=False))
     if "int" in dtype:
-        high = {"input_ids": int(text.get("vocab_size", 0))}.get(name, source.conditioning().classes or 999)
+        high = {"input_ids": int(text.get("vocab_size", 0))}.get(name, source.conditioning.classes or 999)
         return rng.integers(0, high, dims).astype(DTYPES[dtype])
     values = rng.uniform(0, 999, dims) if name == "timestep" else rng.standard_normal(dims)
     return np.asarray(values, DTYPES.get(dtype, np.float32))

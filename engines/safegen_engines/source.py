@@ -65,11 +65,12 @@ class Source:
         path = self.folder / "export.json"
         return _read(path) if path.is_file() else {}
 
+    @cached_property
     def conditioning(self) -> Conditioning:
         """How the model is told what to draw: as the export says, or as optimum names its inputs."""
         if "conditioning" in self.exported:
             return msgspec.convert(self.exported["conditioning"], Conditioning)
-        inputs = Session(self.graph(self.model)).inputs
+        inputs = self._model_inputs
         if "encoder_hidden_states" not in inputs:
             raise EngineError(f"{self.graph(self.model)}: an ONNX folder of such a model needs export.json.")
         guidance = "embedded" if "timestep_cond" in inputs else "classifier-free"
@@ -86,10 +87,14 @@ class Source:
             zero_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
         )
 
+    @cached_property
+    def _model_inputs(self) -> dict[str, tuple[str, list[int | str]]]:
+        """Opened once: a full-size graph takes seconds and gigabytes."""
+        return Session(self.graph(self.model), optimize=False).inputs
+
     def _token_dims(self) -> list[int | str]:
         """The token dimensions of the model's inputs of text: a number where its graph has a fixed one."""
-        inputs = Session(self.graph(self.model)).inputs
-        shapes = [inputs[given][1] for given in self.conditioning().text]
+        shapes = [self._model_inputs[given][1] for given in self.conditioning.text]
         return [shape[1] for shape in shapes if len(shape) == 3]
 
     def check_inputs(self, component: str, found: set[str]) -> None:
@@ -98,7 +103,7 @@ class Source:
         Raises:
             EngineError: an input too many or too few.
         """
-        spec = self.conditioning()
+        spec = self.conditioning
         needed = {"vae_decoder": {"latent_sample"}, "vae_encoder": {"sample"}}.get(component, {"input_ids"})
         allowed = needed
         if component == self.model:
@@ -175,7 +180,7 @@ def open_source(folder: Path) -> Source:
     for name in needed:
         if not (folder / name).is_file():
             raise EngineError(f"{folder / name}: missing from the ONNX folder.")
-    used = {row.split(".")[0] for rows in source.conditioning().text.values() for r in rows for row in r}
+    used = {row.split(".")[0] for rows in source.conditioning.text.values() for r in rows for row in r}
     for encoder in sorted(used - set(parts)):
         raise EngineError(f"{folder / encoder / 'model.onnx'}: missing from the ONNX folder.")
     return source
