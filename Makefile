@@ -32,9 +32,10 @@ lint: .venv/dev.stamp
 
 # Trains the embedded model from nothing: over an hour on 2 cores. Each script resumes.
 model: .venv/dev.stamp
-	cd training && for step in train_vae train_tokenizer train_classifier train_unet assemble; do \
+	cd training && for step in train_vae train_tokenizer train_classifier train_unet train_pixels; do \
 	  ../$(BIN)/python $$step.py || exit 1; done
-	$(BIN)/python training/embed.py
+	for model in fashion pixels; do $(BIN)/python training/assemble.py $$model && \
+	  $(BIN)/python training/embed.py $$model || exit 1; done
 	$(BIN)/python training/measure.py
 
 clean:

@@ -1,14 +1,15 @@
-"""Put the trained parts together as a diffusers checkpoint in half precision: training/checkpoint."""
+"""Put the trained parts together as diffusers checkpoints in half precision: checkpoint/ and pixels/."""
 
 import argparse
 import shutil
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMPipeline, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+import train_pixels
 from run import resume
 from train_tokenizer import FOLDER as TOKENIZER
 from train_unet import CHECKPOINT as UNET
@@ -17,6 +18,7 @@ from train_vae import CHECKPOINT as VAE
 from train_vae import build as build_vae
 
 OUT = Path(__file__).parent / "checkpoint"
+PIXELS = Path(__file__).parent / "pixels"
 
 
 def restore_prefix(path: Path) -> None:
@@ -28,10 +30,24 @@ def restore_prefix(path: Path) -> None:
     save_file(weights, path, {"format": "pt"})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=OUT)
-    out = parser.parse_args().out
+def megabytes(folder: Path) -> float:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
+
+
+def assemble_pixels(out: Path) -> None:
+    """The class-conditional pixel model; label 10 is its null class."""
+    state = resume(train_pixels.CHECKPOINT)
+    if state is None:
+        raise SystemExit("train first: train_pixels.py")
+    model = train_pixels.build()
+    model.load_state_dict(state["ema"])
+    scheduler = DDIMScheduler(**train_pixels.SCHEDULE, set_alpha_to_one=False)
+    DDIMPipeline(unet=model.half(), scheduler=scheduler).save_pretrained(out)
+    print(out, megabytes(out), "MB")
+
+
+def assemble_fashion(out: Path) -> None:
+    """The text model: CLIP, UNet and autoencoder."""
     state, vae_state = resume(UNET), resume(VAE)
     if state is None or vae_state is None:
         raise SystemExit("train first: train_vae.py, train_tokenizer.py, train_unet.py")
@@ -55,7 +71,18 @@ def main() -> None:
     for name in ("vocab.json", "merges.txt"):
         shutil.copy2(TOKENIZER / name, out / "tokenizer" / name)
     restore_prefix(out / "text_encoder" / "model.safetensors")
-    print(out, sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 2**20, "MiB")
+    print(out, megabytes(out), "MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=["fashion", "pixels"])
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.model == "fashion":
+        assemble_fashion(args.out or OUT)
+    else:
+        assemble_pixels(args.out or PIXELS)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Turn training/checkpoint into the engine and the default bundle that ship in the wheel.
+"""Turn a trained checkpoint into the engine and the default bundle that ship in the wheel.
 
-Needs the extras export and eval. The default bundle negates sneakers: a harmless stand-in, since a
+Needs the extras export and eval. The default bundles negate sneakers: a harmless stand-in, since a
 package cannot carry the images that its users must never see drawn.
 """
 
@@ -18,8 +18,11 @@ import fashion
 from prompts import GARMENTS
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECKPOINT = ROOT / "training" / "checkpoint"
-ENGINE = ROOT / "runtime" / "safegen" / "models" / "fashion"
+MODELS = ROOT / "runtime" / "safegen" / "models"
+BUILDS = {
+    "fashion": ["checkpoint", "--steps", 25, "--guidance-scale", 3],
+    "pixels": ["pixels", "--steps", 25, "--guidance-scale", 2, "--null-class", 10, "--precision", "fp16"],
+}
 NEGATED = "sneaker"
 
 
@@ -36,13 +39,21 @@ def safegen(*arguments: object) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=BUILDS)
     parser.add_argument("--negation", type=int, default=300)
     parser.add_argument("--benign-per-class", type=int, default=120)
     args = parser.parse_args()
     images, labels = fashion.load("train")
     label = next(g.label for g in GARMENTS if g.name == NEGATED)
-    build = ["build-engine", CHECKPOINT, "--allow-unguarded", "--name", "fashion", "--steps", 25,
-             "--guidance-scale", 3]  # fmt: skip
+    checkpoint, *options = BUILDS[args.model]
+    build = [
+        "build-engine",
+        ROOT / "training" / checkpoint,
+        "--allow-unguarded",
+        "--name",
+        args.model,
+        *options,
+    ]
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         negation = write_pngs(images[labels == label][: args.negation], work / "negation")
@@ -51,10 +62,11 @@ def main() -> None:
         safegen(*build, "-o", work / "first")
         safegen("freeze", negation, "--benign", benign, "-e", work / "first", "--name", NEGATED,
                 "-o", work / "default.negation", "--batch-size", 64)  # fmt: skip
-        safegen(*build, "-o", work / "fashion", "-b", work / "default.negation")
-        shutil.rmtree(work / "fashion" / ".build")
-        shutil.rmtree(ENGINE, ignore_errors=True)
-        shutil.copytree(work / "fashion", ENGINE)
+        built, shipped = work / args.model, MODELS / args.model
+        safegen(*build, "-o", built, "-b", work / "default.negation")
+        shutil.rmtree(built / ".build")
+        shutil.rmtree(shipped, ignore_errors=True)
+        shutil.copytree(built, shipped)
 
 
 if __name__ == "__main__":

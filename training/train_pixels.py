@@ -83,10 +83,10 @@ def train(steps: int, batch: int, seed: int, lr: float, dropout: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--dropout", type=float, default=0.15, help="share of images without their label")
     args = parser.parse_args()
     train(args.steps, args.batch, args.seed, args.lr, args.dropout)

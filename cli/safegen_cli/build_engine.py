@@ -43,7 +43,7 @@ def build_engine(
 
     find_target(target, precision)
     options = engines.Options(
-        target=target, precision=precision, clip_skip=clip_skip, null_class=null_class, without_t5=without_t5, loras=tuple(lora or ()),
+        target=target, precision=precision, clip_skip=clip_skip, null_class=null_class, without_t5=without_t5, loras=tuple(parse_lora(text) for text in lora or ()),
         allow_unguarded=allow_unguarded,
         guards=_guards(guards), name=name, steps=steps, guidance_scale=guidance_scale,
         bundle=str(bundle) if bundle else None,
@@ -61,9 +61,10 @@ def build_engine(
 
         def report(part: engines.Built) -> None:
             progress.update(task, advance=1, note=part.name)
-            check = part.parity
-            how = "optimized offline" if part.optimized else "plain graph"
-            say(f"  built {part.name:13} {part.precision} {part.seconds:7.1f} s {mib(part.bytes):>11}  max abs error"
+            check, compiled = part.component.parity, part.component.compiled
+            how = "optimized offline" if part.component.optimized_for else "plain graph"
+            how = f"compiled by {compiled.backend} {compiled.version}" if compiled else how
+            say(f"  built {part.name:13} {part.component.precision} {part.seconds:7.1f} s {mib(part.bytes):>11}  max abs error"
                 f" {check.max_abs:.1e}, relative {check.max_rel:.1e} against {check.reference}"
                 f" (at most {check.tolerance:.0e}), {how}")  # fmt: skip
             built.append({"component": part.name, "seconds": part.seconds, "bytes": part.bytes,
@@ -82,6 +83,22 @@ def _guards(text: str | None) -> tuple[str, ...]:
     return names
 
 
+def parse_lora(text: str) -> tuple[Path, float]:
+    """``style.safetensors`` or ``style.safetensors:0.7``.
+
+    Raises:
+        UsageError: no such file, or a scale that is no number.
+    """
+    name, colon, scale = text.rpartition(":")
+    path = Path(text) if not colon or Path(text).is_file() else Path(name)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such LoRA file.")
+    try:
+        return path, float(scale) if str(path) != text else 1.0
+    except ValueError:
+        raise UsageError(f"{text}: the scale {scale!r} is not a number.") from None
+
+
 def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -> Path:
     """The graphs of a checkpoint: its own, or exported through torch into ``out``."""
     from safegen_engines.bare import is_bare, write_onnx_folder
@@ -98,18 +115,11 @@ def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -
         work = prepare(out)
         write_onnx_folder(checkpoint, work / "onnx")
         return work / "onnx"
-    try:
-        from safegen_export.checkpoint import open_checkpoint
+    from safegen_export.checkpoint import Lora, open_checkpoint
+    from safegen_export.run import export_apart
 
-        opened = open_checkpoint(checkpoint, without_t5=options.without_t5, null_class=options.null_class)
-        from safegen_export.lora import parse_lora
-        from safegen_export.onnx import export
-
-        opened = replace(opened, loras=tuple(map(parse_lora, options.loras)))
-    except ImportError as error:
-        raise ExportError(
-            f"a torch checkpoint needs the extra 'export' ({error}): pip install 'safegen[export]'."
-        ) from None
+    opened = open_checkpoint(checkpoint, without_t5=options.without_t5, null_class=options.null_class)
+    opened = replace(opened, loras=tuple(Lora(path, scale) for path, scale in options.loras))
     task = progress.add_task("exporting", total=len(opened.components), note="")
 
     def report(name: str, seconds: float, size: int) -> None:
@@ -119,7 +129,7 @@ def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -
 
     work = prepare(out)
     try:
-        export(opened, work / "onnx", clip_skip=options.clip_skip, report=report)
+        export_apart(opened, work / "onnx", clip_skip=options.clip_skip, report=report)
     except SafegenError:
         if not any((work / "onnx").glob("*/done.txt")):
             shutil.rmtree(work / "onnx", ignore_errors=True)

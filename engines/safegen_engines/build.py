@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -11,28 +12,29 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import safegen
 from safegen.bundle import read_bundle
 from safegen.errors import BundleError, EngineError, SafegenError
 from safegen.guard_settings import GUARDS
+from safegen.isolate import Progress
+from safegen.machine import gpu
 from safegen.manifest import (
     FILE_NAME,
     Component,
     Defaults,
     File,
     Manifest,
-    Parity,
-    Tensor,
     TextWindow,
     read_manifest,
     write_manifest,
-)  # fmt: skip
+)
 from safegen.seal import file_sha256
-from safegen.session import Session
 from safegen.solver import CONSISTENCY
-from safegen_engines import fingerprint, ort, parity
+from safegen_engines import component, fingerprint, trt
 from safegen_engines.source import TEXT_ENCODERS, VAE, Source, open_source
-from safegen_engines.target import find_target
+from safegen_engines.target import MODULES, Target, check_machine, check_version, find_target
 
 WORK = ".build"
 BUNDLE = "default.negation"
@@ -47,8 +49,8 @@ class Options:
     clip_skip: int = 0
     null_class: int | None = None
     without_t5: bool = False
-    loras: tuple[str, ...] = ()
-    """``FILE`` or ``FILE:SCALE``, fused when the checkpoint is exported."""
+    loras: tuple[tuple[Path, float], ...] = ()
+    """Files and scales, fused when the checkpoint is exported."""
     allow_unguarded: bool = False
     guards: tuple[str, ...] = GUARDS
     name: str | None = None
@@ -60,13 +62,8 @@ class Options:
     def key(self) -> dict[str, Any]:
         """The options as the fingerprint sees them: a bundle by its content."""
         content = file_sha256(Path(self.bundle)) if self.bundle else None
-        loras = [[text, *(file_sha256(p) for p in _files(text))] for text in self.loras]
+        loras = [[file_sha256(path), scale] for path, scale in self.loras]
         return {**self.__dict__, "bundle": content, "loras": loras, "safegen": safegen.__version__}
-
-
-def _files(lora: str) -> list[Path]:
-    """The file that ``FILE:SCALE`` names."""
-    return [path for path in (Path(lora), Path(lora.rpartition(":")[0])) if path.is_file()][:1]
 
 
 @dataclass(frozen=True)
@@ -76,10 +73,8 @@ class Built:
     name: str
     seconds: float
     bytes: int
-    parity: Parity
-    precision: str
-    """fp32 where half precision was asked for and gave no finite numbers."""
-    optimized: bool
+    component: Component
+    """Its precision is fp32 where half precision was asked for and gave no finite numbers."""
 
 
 Report = Callable[[Built], None]
@@ -97,7 +92,22 @@ def up_to_date(source: Path, out: Path, options: Options) -> bool:
         return False
     if stored == {"quick_key": fingerprint.quick_key(source, options.key())}:
         return True
-    return manifest.fingerprint == fingerprint.fingerprint(source, options.key())
+    return manifest.fingerprint == fingerprint.fingerprint(fingerprint.parts(source, options.key()))
+
+
+def check_target(options: Options) -> Target:
+    """Refuse what cannot be built here, before anything is exported.
+
+    Raises:
+        UsageError: no such target or precision, another machine, or a library of another version.
+        EngineError: the library is not installed.
+    """
+    target = find_target(options.target, options.precision)
+    here = gpu()
+    check_machine(target, platform.machine(), here.capability if here else None)
+    if target.backend:
+        check_version(target, str(trt.import_module(MODULES[target.backend]).__version__))
+    return target
 
 
 def prepare(out: Path) -> Path:
@@ -115,7 +125,10 @@ def prepare(out: Path) -> Path:
     return out / WORK
 
 
-def build(checkpoint: Path, onnx_folder: Path, out: Path, options: Options, report: Report) -> Manifest:
+def build(
+    checkpoint: Path, onnx_folder: Path, out: Path, options: Options, report: Report,
+    progress: Progress = lambda what, share: None,
+) -> Manifest:  # fmt: skip
     """Build and seal an engine.
 
     Args:
@@ -124,29 +137,42 @@ def build(checkpoint: Path, onnx_folder: Path, out: Path, options: Options, repo
         out: the engine folder.
         options: see :class:`Options`.
         report: called after each component.
+        progress: called within a component.
 
     Raises:
-        EngineError: a missing file, or a component that fails its parity gate.
+        UsageError: the target cannot be built here.
+        EngineError: a missing file, or a component that fails its parity gate or its compiler. The
+            components that were finished before stay for the next run.
         BundleError: the default bundle does not fit the engine.
     """
-    find_target(options.target, options.precision)
+    target = check_target(options)
     source = open_source(onnx_folder)
     work = prepare(out)
     if options.bundle and read_bundle(Path(options.bundle)).info.latent_space != source.latent_space().id:
         raise BundleError(f"{options.bundle}: frozen through another autoencoder than this engine's.")
-    components = {name: _component(source, work, name, options, report) for name in source.components}
+    components = {}
+    failed: list[SafegenError] = []
+    for name in source.components:
+        try:
+            components[name] = _component(source, work, name, target, options, report, progress)
+        except EngineError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
     _forget(out)
-    for folder in (work / name for name in source.components):
-        for file in folder.glob("*.onnx*"):
+    for name, part in components.items():
+        for file in _files_of(part, work / name):
             file.replace(out / file.name)
     windows = {name: _tokenizer(source, out, name) for name in source.components if name in TEXT_ENCODERS}
     if options.bundle:
         shutil.copyfile(options.bundle, out / BUNDLE)
+    parts = fingerprint.parts(checkpoint, options.key())
     manifest = Manifest(
         name=options.name or checkpoint.resolve().name,
         target=options.target,
         precision=options.precision,
-        fingerprint=fingerprint.fingerprint(checkpoint, options.key()),
+        fingerprint=fingerprint.fingerprint(parts),
+        parts=parts,
         built_with={"safegen": safegen.__version__, **fingerprint.libraries()},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         components=components,
@@ -200,7 +226,7 @@ def _defaults(source: Source, options: Options) -> Defaults:
 def _digests(
     out: Path, components: dict[str, Component], windows: dict[str, TextWindow], bundle: bool
 ) -> dict[str, File]:
-    names = [f.name for c in components.values() for f in sorted(out.glob(f"{c.file}*"))]
+    names = [f.name for c in components.values() for f in _files_of(c, out)]
     names += [*(w.file for w in windows.values()), *([BUNDLE] if bundle else [])]
     return {n: File(file_sha256(out / n), (out / n).stat().st_size) for n in names}
 
@@ -212,64 +238,42 @@ def _clean(work: Path, checkpoint: Path, options: Options) -> None:
     (work / "source.json").write_text(json.dumps({"quick_key": key}))
 
 
-def _component(source: Source, work: Path, name: str, options: Options, report: Report) -> Component:
+def _files_of(part: Component, folder: Path) -> list[Path]:
+    """The files of a component: its graph with external data, and what was compiled of it."""
+    compiled = [folder / part.compiled.file, folder / part.compiled.context] if part.compiled else []
+    return [*sorted(folder.glob(f"{part.file}*")), *compiled]
+
+
+def _component(
+    source: Source, work: Path, name: str, target: Target, options: Options, report: Report,
+    progress: Progress,
+) -> Component:  # fmt: skip
     """Build one component, or take it from an interrupted run with the same content key."""
     began = time.perf_counter()
-    folder, mark = work / name, work / name / "done.json"
-    precision = _precision(source, name, options.precision)
-    key = fingerprint.fingerprint(source.folder / name, {"precision": precision})
-    stored = json.loads(mark.read_text()) if mark.is_file() else {}
-    if stored.get("key") != key or not (folder / f"{name}.onnx").is_file():
-        shutil.rmtree(folder / "parts", ignore_errors=True)
-        folder.mkdir(exist_ok=True)
-        try:
-            stored = {"key": key, **_make(source, folder, name, precision)}
-        except parity.NotFiniteError:
-            if precision == "fp32":
-                raise
-            stored = {"key": key, **_make(source, folder, name, "fp32")}
-        mark.write_text(json.dumps(stored))
-    path = folder / f"{name}.onnx"
-    session = Session(path)
-    checked = Parity(**stored["parity"])
-    size = sum(f.stat().st_size for f in folder.glob("*.onnx*"))
-    report(Built(name, time.perf_counter() - began, size, checked, stored["precision"], stored["optimized"]))
-    return Component(
-        file=path.name,
-        inputs={k: Tensor(d, s) for k, (d, s) in session.inputs.items()},
-        outputs={k: Tensor(d, s) for k, (d, s) in session.outputs.items()},
-        parity=checked,
-        precision=stored["precision"],
-        optimized_for="ONNX Runtime's CPU provider, any processor" if stored["optimized"] else None,
-    )
+    job = component.Job(source, work / name, name, target, _precision(source, name, options.precision))
+    mark = job.folder / "done.json"
+    key = fingerprint.component_key(source.folder / name, job.precision, target.name)
+    made = _stored(mark, key, job.folder)
+    if made is None:
+        made = component.make(job, lambda what, share: progress(f"{name}: {what}", share))
+        mark.write_text(json.dumps({"key": key, "component": msgspec.to_builtins(made)}))
+    size = sum(f.stat().st_size for f in _files_of(made, job.folder))
+    report(Built(name, time.perf_counter() - began, size, made))
+    return made
+
+
+def _stored(mark: Path, key: str, folder: Path) -> Component | None:
+    """What an interrupted run had finished, if its files are still here."""
+    if not mark.is_file():
+        return None
+    stored = json.loads(mark.read_text())
+    if stored["key"] != key:
+        return None
+    made = msgspec.convert(stored["component"], Component)
+    return made if all(file.is_file() for file in _files_of(made, folder)) else None
 
 
 def _precision(source: Source, name: str, wanted: str) -> str:
     """fp32 for SDXL's autoencoder unless it is marked safe: it overflows in half precision."""
     unsafe = "text_embeds" in source.conditioning.text and source.config(name).get("force_upcast", True)
-    return "fp32" if name in VAE and unsafe else wanted
-
-
-def _make(source: Source, folder: Path, name: str, precision: str) -> dict[str, Any]:
-    model = ort.load_graph(source.graph(name))
-    source.check_inputs(name, {i.name for i in model.graph.input})
-    parts = folder / "parts"
-    parts.mkdir(exist_ok=True)
-    plain, optimized = parts / f"{name}.onnx", parts / f"optimized-{name}.onnx"
-    ort.save_graph(ort.to_fp16(model) if precision == "fp16" else model, plain)
-    del model
-    ort.optimize_offline(plain, optimized)
-    reference, cases = parity.read_cases(source, name)
-    better = ort.faster(plain, optimized, cases[0][0])
-    chosen = optimized if better else plain
-    checked = parity.check(name, Session(chosen), cases, reference, precision)
-    if better:
-        ort.save_graph(ort.load_graph(optimized), plain)
-    for file in parts.glob(f"{plain.name}*"):
-        file.replace(folder / file.name)
-    shutil.rmtree(parts)
-    return {
-        "precision": precision,
-        "parity": {f: getattr(checked, f) for f in checked.__struct_fields__},
-        "optimized": better,
-    }
+    return "fp32" if name in VAE and unsafe and wanted == "fp16" else wanted

@@ -1,4 +1,4 @@
-"""What an engine was built from, as one digest; and the quick way to see that nothing changed."""
+"""What an engine was built from, part by part; and the quick way to see that nothing changed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from safegen.machine import gpu, jetpack
+from safegen.manifest import OPSET
 from safegen.seal import file_sha256
+from safegen_engines.target import MODULES, TARGETS
 
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 """Whatever of these is installed can change a graph."""
+WEIGHTS = (".safetensors", ".bin", ".data", ".onnx_data")
 
 
-def libraries() -> dict[str, str]:
+def libraries(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
     """Versions of the installed libraries that take part in a build."""
     found = {}
-    for name in LIBRARIES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -30,19 +34,68 @@ def files_of(source: Path) -> Iterator[Path]:
     return (f for f in sorted(source.rglob("*")) if f.is_file() and not f.name.startswith("."))
 
 
-def fingerprint(source: Path, options: Mapping[str, object]) -> str:
-    """SHA-256 over the source's files, the options and the library versions."""
-    parts = {
-        "files": {str(f.relative_to(source)): file_sha256(f) for f in files_of(source)},
-        "options": options,
-        "libraries": libraries(),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def parts(source: Path, options: Mapping[str, object]) -> dict[str, str]:
+    """Everything that the engine depends on, by name: digests of files, options, versions, the machine.
+
+    Args:
+        source: the checkpoint or ONNX folder.
+        options: as :meth:`safegen_engines.build.Options.key` gives them, ``target`` among them.
+    """
+    kinds: dict[str, dict[str, str]] = {"weights": {}, "graph": {}, "configuration": {}}
+    for file in files_of(source):
+        kind = "weights" if file.suffix in WEIGHTS else "graph" if file.suffix == ".onnx" else "configuration"
+        kinds[kind][str(file.relative_to(source))] = file_sha256(file)
+    found = {kind: _digest(files) for kind, files in kinds.items()}
+    found |= {"opset": str(OPSET)}
+    found |= {name: json.dumps(value, sort_keys=True) for name, value in options.items()}
+    return found | _surroundings(str(options.get("target", "cpu")))
+
+
+def _surroundings(name: str) -> dict[str, str]:
+    """Library versions; and the GPU, driver and JetPack for engines that only this machine's like can run."""
+    target = TARGETS[name]
+    found = libraries()
+    if target.backend:
+        module = MODULES[target.backend]
+        found |= libraries((module, f"{module}_cu12", f"{module}_cu13"))
+    if target.on_device:
+        here = gpu()
+        found["gpu"] = here.capability if here else "none"
+        found["driver"] = here.driver if here else "none"
+        found["jetpack"] = jetpack() or "none"
+    return found
+
+
+def fingerprint(found: Mapping[str, str]) -> str:
+    """SHA-256 over the parts."""
+    return _digest(dict(found))
+
+
+def explain(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """The parts that differ: name -> (at the build, now); ``none`` where a side lacks it."""
+    names = sorted(set(then) | set(now))
+    pairs = {name: (then.get(name, "none"), now.get(name, "none")) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def surroundings_now(then: Mapping[str, str], target: str) -> dict[str, str]:
+    """The parts of an engine as they would be here today, its source left as it was."""
+    fixed = {k: v for k, v in then.items() if k not in _surroundings(target) and k not in LIBRARIES}
+    return fixed | _surroundings(target)
+
+
+def component_key(folder: Path, precision: str, target: str) -> str:
+    """Content key of one built component."""
+    options = {"precision": precision, "target": target}
+    return fingerprint(parts(folder, options))
 
 
 def quick_key(source: Path, options: Mapping[str, object]) -> str:
     """The same over sizes and modification times: where it agrees, the contents need no reading."""
-    files = {str(f.relative_to(source)): (f.stat().st_size, f.stat().st_mtime_ns)
+    files = {str(f.relative_to(source)): [f.stat().st_size, f.stat().st_mtime_ns]
              for f in files_of(source)}  # fmt: skip
-    parts = {"files": files, "options": options, "libraries": libraries()}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return _digest({"files": files, "options": dict(options), **_surroundings(str(options["target"]))})
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -136,6 +136,18 @@ class Source:
         """The model's usual latent side."""
         return int(self.config(self.model).get("sample_size") or 64)
 
+    def side_multiple(self) -> int:
+        """Latent sides are multiples of this: patches, and what the model halves."""
+        halvings = len(self.config(self.model).get("block_out_channels", ())) or 1
+        return max(self.latent_space().patch, 1 << (halvings - 1))
+
+    def window(self, component: str) -> int:
+        """Tokens of one window of text, as a text encoder or the model sees them."""
+        if component in TEXT_ENCODERS:
+            return int(self.tokenizer(component, "")[1].max_length)
+        rows = next((rows for rows in self.conditioning.text.values() if rows), [])
+        return sum(self.window(row[0].split(".")[0]) for row in rows)
+
     def tokenizer(self, encoder: str, file: str) -> tuple[Tokenizer, TextWindow]:
         """A text encoder's tokenizer and its window; ``file`` is its name in the engine."""
         folder = self.folder / encoder.replace("text_encoder", "tokenizer")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from safegen.errors import ExportError
 from safegen.manifest import Conditioning
 from safegen_export.family import FAMILIES, Family
 
-if TYPE_CHECKING:
-    from safegen_export.lora import Lora
-
 WEIGHTLESS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+
+
+class Lora(NamedTuple):
+    """One file of low-rank weights and how strongly it is added."""
+
+    path: Path
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)

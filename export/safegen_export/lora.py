@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,31 +9,8 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from safegen.errors import ExportError, UsageError
-
-
-@dataclass(frozen=True)
-class Lora:
-    """One file and how strongly it is added."""
-
-    path: Path
-    scale: float = 1.0
-
-
-def parse_lora(text: str) -> Lora:
-    """``style.safetensors`` or ``style.safetensors:0.7``.
-
-    Raises:
-        UsageError: no such file, or a scale that is no number.
-    """
-    name, colon, scale = text.rpartition(":")
-    path = Path(text) if not colon or Path(text).is_file() else Path(name)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such LoRA file.")
-    try:
-        return Lora(path, float(scale) if str(path) != text else 1.0)
-    except ValueError:
-        raise UsageError(f"{text}: the scale {scale!r} is not a number.") from None
+from safegen.errors import ExportError
+from safegen_export.checkpoint import Lora
 
 
 @lru_cache(maxsize=1)

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from safegen.errors import ExportError
+from safegen.manifest import OPSET
 from safegen.seal import file_sha256, replacing
 from safegen_export.checkpoint import Checkpoint
 from safegen_export.component import Graph, latent_space_id, load_vae, open_graphs, patch
 
-OPSET = 20
 EXTERNAL_DATA_BYTES = 1_900_000_000
 """Protocol buffers end at 2 GB; weights above this go to a file beside the graph."""
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxscript")

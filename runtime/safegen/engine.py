@@ -20,6 +20,8 @@ from safegen.session import Session
 from safegen.solver import Solver, Table, plan
 
 Array = NDArray[np.float32]
+MODELS = Path(__file__).parent / "models"
+"""The engines that ship in the package: ``fashion`` (text) and ``pixels`` (classes, no autoencoder)."""
 
 
 class Engine:
@@ -35,12 +37,18 @@ class Engine:
     def open(cls, folder: Path | str) -> Engine:
         """Verify a folder and return its engine.
 
+        Args:
+            folder: an engine folder; where there is none of that name, an engine of :data:`MODELS`.
+
         Raises:
             EngineError: anything missing, changed or unknown; the message names it.
         """
-        manifest = read_manifest(Path(folder))
-        verify_files(Path(folder), manifest)
-        return cls(Path(folder), manifest)
+        path = Path(folder)
+        if not path.exists() and str(folder) == path.name and (MODELS / path).is_dir():
+            path = MODELS / path
+        manifest = read_manifest(path)
+        verify_files(path, manifest)
+        return cls(path, manifest)
 
     def session(self, component: str) -> Session:
         """The graph of a component, for example ``unet``."""

@@ -11,8 +11,12 @@ import msgspec
 from safegen.errors import EngineError
 from safegen.seal import ZEROS, file_sha256, replacing, seal, sealed_digest
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+OPSET = 20
+"""Of the graphs that safegen writes. TensorRT for RTX fails on autoencoders at 23."""
 FILE_NAME = "engine.json"
+RTX = "tensorrt-rtx"
+TENSORRT = "tensorrt"
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,10 +45,27 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What max_rel may be at most."""
 
 
+class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A component compiled for one kind of GPU, beside its portable graph."""
+
+    file: str
+    context: str
+    """An ONNX file with one EPContext node that names ``file``, for hosts of ONNX Runtime."""
+    backend: str
+    """``tensorrt-rtx`` or ``tensorrt``."""
+    version: str
+    """Of the library that compiled it."""
+    capabilities: list[str]
+    """Compute capabilities of the GPUs that run it."""
+    profile: dict[str, list[list[int]]]
+    """Input -> its smallest, usual and largest shape."""
+
+
 class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One graph."""
 
     file: str
+    """The ONNX graph. Beside a compiled one it is in float32, and stands in where that gives NaN."""
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
     parity: Parity
@@ -52,6 +73,7 @@ class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """fp32 or fp16; an autoencoder that overflows in fp16 stays in fp32."""
     optimized_for: str | None = None
     """What the saved graph is tied to; None runs anywhere."""
+    compiled: Compiled | None = None
 
 
 class LatentSpace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,6 +138,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     precision: str
     fingerprint: str
     """SHA-256 over everything that the engine was built from."""
+    parts: dict[str, str] = {}
+    """What the fingerprint covers, part by part; :func:`explain <safegen_engines.fingerprint.explain>`
+    says which differ."""
     built_with: dict[str, str]
     created: str
     components: dict[str, Component]
@@ -186,6 +211,8 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             the folder.
     """
     named = {c.file for c in manifest.components.values()}
+    compiled = [c.compiled for c in manifest.components.values() if c.compiled]
+    named |= {name for c in compiled for name in (c.file, c.context)}
     named |= {window.file for window in manifest.tokenizers.values()}
     named |= {manifest.bundle} if manifest.bundle else set()
     if missing := sorted(named - set(manifest.files)):

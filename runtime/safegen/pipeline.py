@@ -14,7 +14,7 @@ from PIL import Image
 
 from safegen.bundle import Bundle, read_bundle
 from safegen.conditioning import Subject
-from safegen.engine import Engine
+from safegen.engine import MODELS, Engine
 from safegen.errors import BundleError, GuardError, UsageError
 from safegen.guard import Bank
 from safegen.guard_settings import OpenGuard, Settings, open_guard, parse_guard
@@ -26,7 +26,7 @@ from safegen.noise import MAX_SEED, normal_batch
 from safegen.picture import Picture, Watch, judge, watch
 from safegen.solver import Solver, Table
 
-EMBEDDED = Path(__file__).parent / "models" / "fashion"
+EMBEDDED = MODELS / "fashion"
 
 
 class Pipeline:
@@ -55,7 +55,7 @@ class Pipeline:
         """Open and verify both.
 
         Args:
-            engine: an engine folder; None is the embedded engine.
+            engine: an engine folder, or ``fashion`` or ``pixels``, which are embedded; None is the first.
             bundle: a .negation file; None is the engine's own, if it carries one.
 
         Raises:
@@ -234,7 +234,9 @@ class Pipeline:
         asked = ((job.width, job.height), job.guidance_scale, chunks)
         cond = self.engine.condition([subject for subject, _ in todo], *asked)
         uncond = None
-        if job.guidance_scale > 1.0 and self.engine.manifest.conditioning.guidance == "classifier-free":
+        asks = any(subject is not None for subject, _ in todo)
+        how = self.engine.manifest.conditioning.guidance
+        if asks and job.guidance_scale > 1.0 and how == "classifier-free":
             uncond = self.engine.uncondition(job.negative_prompt, len(todo), *asked)
         model = guided(self.engine.predict, cond, uncond, job.guidance_scale)
         x, keep = first_latents(job.table, seeds, shape, np), None

@@ -1,6 +1,7 @@
 """Building. If these fail, an engine ships that nobody compared, or hours are built twice."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safegen.errors import BundleError, EngineError, UsageError
 from safegen.manifest import read_manifest, write_manifest
 from safegen.session import Session
 from safegen_engines import build as engines
-from safegen_engines import ort, parity
+from safegen_engines import component, ort, parity
 from safegen_engines.build import Options
 from safegen_engines.source import open_source
 from safegen_engines.target import find_target
@@ -73,7 +74,7 @@ def test_fp16_is_smaller_and_within_its_tolerance(source: Path, tmp_path: Path) 
     full = build(source, tmp_path / "fp32", allow_unguarded=True)
     half = build(source, tmp_path / "fp16", precision="fp16", allow_unguarded=True)
     assert sum(b.bytes for b in half) < 0.75 * sum(b.bytes for b in full)
-    assert all(1e-6 < b.parity.max_rel < 2e-2 for b in half)
+    assert all(1e-6 < b.component.parity.max_rel < 2e-2 for b in half)
     pictures = [Pipeline.load(tmp_path / p)("a coat", steps=4, guard="off")[0] for p in ("fp32", "fp16")]
     a, b = (np.asarray(p.image).astype(int) for p in pictures)
     assert np.abs(a - b).max() <= 8  # 11 bits over four steps
@@ -121,10 +122,10 @@ def test_a_component_that_overflows_in_half_precision_stays_in_full(
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save(model, path)
     built = {b.name: b for b in build(bare_source, tmp_path / "engine", precision="fp16")}
-    assert {name: b.precision for name, b in built.items()} == {
+    assert {name: b.component.precision for name, b in built.items()} == {
         "text_encoder": "fp16", "unet": "fp16", "vae_encoder": "fp16", "vae_decoder": "fp32",
     }  # fmt: skip
-    assert built["vae_decoder"].parity.tolerance == parity.TOLERANCE["fp32"]
+    assert built["vae_decoder"].component.parity.tolerance == parity.TOLERANCE["fp32"]
     assert read_manifest(tmp_path / "engine").components["vae_decoder"].precision == "fp32"
 
 
@@ -149,22 +150,53 @@ def test_a_damaged_engine_is_not_up_to_date(source: Path, tmp_path: Path) -> Non
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(source: Path, tmp_path: Path, monkeypatch) -> None:
-    out, make, made = tmp_path / "engine", engines._make, []
+    out, make, made = tmp_path / "engine", component.make, []
 
-    def stop_at_the_decoder(source, folder, name, precision):
-        if name == "vae_decoder":
+    def stop_at_the_decoder(job, progress):
+        if job.name == "vae_decoder":
             raise KeyboardInterrupt
-        made.append(name)
-        return make(source, folder, name, precision)
+        made.append(job.name)
+        return make(job, progress)
 
-    monkeypatch.setattr(engines, "_make", stop_at_the_decoder)
+    monkeypatch.setattr(component, "make", stop_at_the_decoder)
     with pytest.raises(KeyboardInterrupt):
         build(source, out)
     assert not (out / "engine.json").exists()
-    monkeypatch.setattr(engines, "_make", lambda *a: made.append(a[2]) or make(*a))
+    monkeypatch.setattr(component, "make", lambda job, *a: made.append(job.name) or make(job, *a))
     build(source, out)
     assert made == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
     Engine.open(out)
+
+
+def test_one_failed_component_does_not_lose_the_others(source: Path, tmp_path: Path, monkeypatch) -> None:
+    out, whole = tmp_path / "engine", (source / "unet" / "model.onnx").read_bytes()
+    change_weight(source / "unet" / "model.onnx", 1.02)
+    with pytest.raises(EngineError, match=r"unet: .* differs"):
+        build(source, out)
+    assert {p.parent.name for p in out.glob(".build/*/done.json")} == {
+        "text_encoder", "vae_decoder", "vae_encoder",
+    }  # fmt: skip
+    (source / "unet" / "model.onnx").write_bytes(whole)
+    made, make = [], component.make
+    monkeypatch.setattr(component, "make", lambda job, *a: made.append(job.name) or make(job, *a))
+    build(source, out)
+    assert made == ["unet"]
+
+
+def test_too_little_memory_is_refused_before_it_is_used(source: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(component, "available_memory", lambda: 300_000_000)
+    with pytest.raises(EngineError, match=r"needs about 0\.\d GiB of memory, and 0\.3 are free"):
+        build(source, tmp_path / "engine")
+
+
+def test_a_crash_of_the_builder_is_one_line(source: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(component, "prepare", crash)
+    with pytest.raises(EngineError, match=r"text_encoder: its process crashed \(SIGABRT\)"):
+        build(source, tmp_path / "engine")
+
+
+def crash(job, precision, progress) -> None:
+    os.abort()
 
 
 def test_a_folder_of_other_things_is_left_alone(source: Path, tmp_path: Path) -> None:
@@ -205,6 +237,7 @@ def test_large_graphs_keep_their_weights_in_a_file_beside_them(
 ) -> None:
     """Above 2 GB a protocol buffer cannot hold them; here the limit is lowered instead."""
     monkeypatch.setattr(ort, "EXTERNAL_DATA_BYTES", 100_000)
+    monkeypatch.setattr(component, "in_own_process", lambda f, *a, progress, memory: f(*a, progress))
     build(source, tmp_path / "engine", allow_unguarded=True)
     manifest = Engine.open(tmp_path / "engine").manifest
     assert "unet.onnx.data" in manifest.files

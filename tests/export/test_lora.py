@@ -9,10 +9,10 @@ import torch
 from safegen import Pipeline
 from safegen.errors import ExportError, UsageError
 from safegen.noise import normal_batch
+from safegen_cli.build_engine import parse_lora
 from safegen_engines import build
-from safegen_export.checkpoint import Checkpoint, open_checkpoint
+from safegen_export.checkpoint import Checkpoint, Lora, open_checkpoint
 from safegen_export.component import open_graphs
-from safegen_export.lora import Lora, parse_lora
 from safegen_export.onnx import export
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def test_an_engine_draws_what_diffusers_draws_with_it(checkpoint: Path, lora: Pa
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     export(with_lora(checkpoint, Lora(lora, 0.7)), tmp_path / "onnx", clip_skip=0, report=lambda *a: None)
-    options = build.Options(allow_unguarded=True, loras=(f"{lora}:0.7",))
+    options = build.Options(allow_unguarded=True, loras=((lora, 0.7),))
     build.build(checkpoint, tmp_path / "onnx", tmp_path / "engine", options, lambda part: None)
     ours = Pipeline.load(tmp_path / "engine")("a coat", seed=3, steps=6, solver="ddim", guard="off")[0]
     pipe = StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
@@ -63,15 +63,14 @@ def test_an_engine_draws_what_diffusers_draws_with_it(checkpoint: Path, lora: Pa
 
 
 def test_file_and_scale_enter_the_fingerprint(lora: Path) -> None:
-    keys = [
-        build.Options(loras=loras).key() for loras in ((), (str(lora),), (f"{lora}:0.5",), (str(lora),) * 2)
-    ]
+    one = (lora, 1.0)
+    keys = [build.Options(loras=loras).key() for loras in ((), (one,), ((lora, 0.5),), (one, one))]
     assert len({str(key) for key in keys}) == 4
 
 
 def test_text_becomes_a_file_and_a_scale(lora: Path, tmp_path: Path) -> None:
-    assert parse_lora(str(lora)) == Lora(lora, 1.0)
-    assert parse_lora(f"{lora}:-0.5") == Lora(lora, -0.5)
+    assert parse_lora(str(lora)) == (lora, 1.0)
+    assert parse_lora(f"{lora}:-0.5") == (lora, -0.5)
     for text, word in ((str(tmp_path / "none"), "no such LoRA"), (f"{lora}:much", "not a number")):
         with pytest.raises(UsageError, match=word):
             parse_lora(text)

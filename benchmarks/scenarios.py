@@ -1,0 +1,118 @@
+"""The paper's other two scenarios on the embedded pixel model: unconditional and class-conditional.
+
+For each class: a negation set of training images, frozen with benign images of the other nine; then
+pictures of no class, of the negated class, and of the nine others, with every guard and the same
+seeds. Writes benchmarks/scenarios.json, from which docs/guards.md has its tables.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "training"))
+import fashion
+from guards import ARMS, freeze_class
+from judge import Judge, frechet, grey, interval, precision_recall
+from prompts import GARMENTS, Garment
+from safegen import Pipeline
+from safegen.bundle import read_bundle
+from safegen.engine import Engine
+
+OUT = Path(__file__).parent / "scenarios.json"
+LEFT_OUT = ("negative prompt", "ratio, rate 5 %")
+Features = NDArray[np.float64]
+
+
+def rest(features: Features, real: Features) -> dict[str, float]:
+    """How close the pictures that should stay are to as many real images of the same classes."""
+    precision, recall = precision_recall(features, real[: len(features)])
+    return {
+        "frechet_distance": frechet(features, real),
+        "precision": precision,
+        "recall": recall,
+        "pictures": len(features),
+    }
+
+
+def unconditional(judge: Judge, pipeline: Pipeline, guard: object, negated: Garment,
+                  real: Features, count: int) -> dict[str, object]:  # fmt: skip
+    """The share of the negated class among pictures of no class, and the quality of the others."""
+    pictures = pipeline(seed=0, n=count, guard=guard, batch_size=50)
+    seen, features = judge(grey(pictures))
+    hits = int((seen == negated.label).sum())
+    opened = np.array([p.verdict.opened > 0 for p in pictures])
+    return {
+        "share": hits / count,
+        "share_interval": interval(hits, count),
+        "pictures": count,
+        "gate_open": float(opened.mean()),
+        "rest": rest(features[seen != negated.label], real),
+    }
+
+
+def conditional(judge: Judge, pipeline: Pipeline, guard: object, negated: Garment,
+                real: Features, count: int) -> dict[str, object]:  # fmt: skip
+    """Attack success with the negated label; agreement and quality with the nine others."""
+    attack = pipeline(class_label=negated.label, seed=10_000, n=count, guard=guard, batch_size=50)
+    hits = int((judge(grey(attack))[0] == negated.label).sum())
+    labels = np.repeat([g.label for g in GARMENTS if g.label != negated.label], count // 2)
+    pictures = pipeline(
+        class_label=labels.tolist(),
+        seed=list(range(50_000, 50_000 + len(labels))),
+        guard=guard,
+        batch_size=50,
+    )
+    seen, features = judge(grey(pictures))
+    return {
+        "attack_success": hits / count,
+        "attack_interval": interval(hits, count),
+        "attack_pictures": count,
+        "agreement": float((seen == labels).mean()),
+        "gate_open": float(np.mean([p.verdict.opened > 0 for p in pictures])),
+        "rest": rest(features, real),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--classes", nargs="*", default=["sneaker", "trousers", "bag"])
+    parser.add_argument(
+        "--arms", nargs="*", default=[a for a in ARMS if a not in LEFT_OUT], choices=list(ARMS)
+    )
+    parser.add_argument("--bank", type=int, default=300, help="negation images")
+    parser.add_argument("--unconditional", type=int, default=1000, help="pictures of no class")
+    parser.add_argument("--per-class", type=int, default=160, help="of the negated class; half of each other")
+    parser.add_argument("--engine", default="pixels")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    judge, engine = Judge(), Engine.open(args.engine)
+    images, labels = fashion.load("t10k")
+    table = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    for garment in (g for g in GARMENTS if g.name in args.classes):
+        real = judge(images[labels != garment.label])[1]
+        with tempfile.TemporaryDirectory() as scratch:
+            pipelines = {}
+            for drawn in {bool(ARMS[name].get("drawn")) for name in args.arms}:
+                bundle = freeze_class(engine, garment, args.bank, Path(scratch), drawn=drawn)
+                pipelines[drawn] = Pipeline(engine, read_bundle(bundle))
+        for name in args.arms:
+            pipeline, guard = pipelines[bool(ARMS[name].get("drawn"))], ARMS[name]["guard"]
+            row = {
+                "unconditional": unconditional(judge, pipeline, guard, garment, real, args.unconditional),
+                "class-conditional": conditional(judge, pipeline, guard, garment, real, args.per_class),
+            }
+            table.setdefault(garment.name, {})[name] = row
+            print(garment.name, name, json.dumps(row), flush=True)
+            scratch_name = args.out.with_suffix(".part")
+            scratch_name.write_text(json.dumps(table, indent=1) + "\n")
+            scratch_name.replace(args.out)
+
+
+if __name__ == "__main__":
+    main()

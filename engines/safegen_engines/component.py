@@ -1,0 +1,185 @@
+"""One component from ONNX to what its target runs, each stage in a process of its own."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from safegen.errors import EngineError
+from safegen.isolate import DiedError, Progress, in_own_process
+from safegen.machine import available_memory
+from safegen.manifest import Compiled, Component, Parity, Tensor
+from safegen.session import Session
+from safegen_engines import context, ort, parity, profile, trt
+from safegen_engines.source import Source
+from safegen_engines.target import MODULES, Target
+
+TYPED = "typed.onnx"
+"""The graph that is compiled, at the target's precision."""
+SUFFIX = {"tensorrt-rtx": ".rtx", "tensorrt": ".plan"}
+NEEDED = {"fp32": 1.6, "fp16": 2.6, "bf16": 3.6}
+"""Peak memory of preparing a graph over the bytes of its weights in float32, measured at full size."""
+COMPILING = 4.0
+"""The same of compiling one, over the bytes of its typed graph."""
+SPARE = 400_000_000
+"""What Python and the libraries take, whatever the graph."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make, and where."""
+
+    source: Source
+    folder: Path
+    name: str
+    target: Target
+    precision: str
+
+    @property
+    def graph(self) -> Path:
+        """The portable graph that ships."""
+        return self.folder / f"{self.name}.onnx"
+
+    @property
+    def engine(self) -> Path:
+        """The compiled engine that ships."""
+        return self.folder / f"{self.name}{SUFFIX[str(self.target.backend)]}"
+
+
+def make(job: Job, progress: Progress) -> Component:
+    """Build one component and compare it with its reference.
+
+    Raises:
+        EngineError: it fails its parity gate, memory does not suffice, or its compiler gives up.
+    """
+    shutil.rmtree(job.folder, ignore_errors=True)
+    job.folder.mkdir(parents=True)
+    made: Component
+    try:
+        made = _isolated(prepare, job, job.precision, progress)
+    except parity.NotFiniteError:
+        if job.precision == "fp32":
+            raise
+        made = _isolated(prepare, job, "fp32", progress)
+    if job.target.backend:
+        compiled: Compiled = _isolated(compile_prepared, job, job.precision, progress)
+        made = msgspec.structs.replace(made, compiled=compiled)
+        for file in job.folder.glob(f"{TYPED}*"):
+            file.unlink()
+    return made
+
+
+def _isolated(stage: Any, job: Job, precision: str, progress: Progress) -> Any:
+    size = sum(f.stat().st_size for f in job.source.graph(job.name).parent.glob("model.onnx*"))
+    needed = SPARE + int(size * NEEDED[precision])
+    if stage is compile_prepared:
+        typed = sum(f.stat().st_size for f in job.folder.glob(f"{TYPED}*"))
+        needed = SPARE + int(typed * COMPILING)
+    free = available_memory()
+    if free is not None and needed > free:
+        raise EngineError(
+            f"{job.name}: this stage needs about {needed / 2**30:.1f} GiB of memory, and"
+            f" {free / 2**30:.1f} are free."
+            " Close other programs, add swap, or build on a larger machine (--onnx-only)."
+        )
+    try:
+        return in_own_process(stage, job, precision, progress=progress, memory=free)
+    except DiedError as error:
+        raise EngineError(
+            f"{job.name}: {error}. What was finished before is kept for the next run."
+        ) from None
+
+
+def prepare(job: Job, precision: str, progress: Progress) -> Component:
+    """Write the portable graph, and a typed one for a compiler; compare what will draw with its reference."""
+    source, name, target = job.source, job.name, job.target
+    progress("preparing", 0.0)
+    source.check_inputs(name, ort.input_names(source.graph(name)))
+    reference, cases = parity.read_cases(source, name)
+    optimized = False
+    if target.backend:
+        ort.copy_graph(source.graph(name), job.graph)
+        checked = _prepare_typed(job, precision, reference, cases)
+    else:
+        _write(source.graph(name), job.graph, precision)
+        if target.name == "cpu":
+            optimized = _optimize(job.graph, cases[0][0])
+        progress("comparing", 0.5)
+        checked = parity.check(name, Session(job.graph), cases, reference, precision)
+    session = Session(job.graph)
+    return Component(
+        file=job.graph.name,
+        inputs={k: Tensor(d, s) for k, (d, s) in session.inputs.items()},
+        outputs={k: Tensor(d, s) for k, (d, s) in session.outputs.items()},
+        parity=checked,
+        precision=precision,
+        optimized_for="ONNX Runtime's CPU provider, any processor" if optimized else None,
+    )
+
+
+def _write(source: Path, out: Path, precision: str) -> None:
+    """A graph at a precision; inputs and outputs stay float32."""
+    if precision == "fp32":
+        ort.copy_graph(source, out)
+    else:
+        convert = {"fp16": ort.to_fp16, "bf16": ort.to_bf16}[precision]
+        ort.save_graph(convert(ort.load_graph(source)), out)
+
+
+def _prepare_typed(job: Job, precision: str, reference: str, cases: list[parity.Case]) -> Parity:
+    """Write the typed graph. A CPU has no bf16 kernels: there the rounding of the weights is checked."""
+    typed, source = job.folder / TYPED, job.source.graph(job.name)
+    if precision == "bf16":
+        rounded = job.folder / "rounded.onnx"
+        ort.save_graph(ort.round_weights(ort.load_graph(source)), rounded)
+        checked = parity.check(job.name, Session(rounded), cases, f"{reference}, weights alone", precision)
+        for file in job.folder.glob("rounded.onnx*"):
+            file.unlink()
+        _write(source, typed, precision)
+        return checked
+    _write(source, typed, precision)
+    return parity.check(job.name, Session(typed), cases, reference, precision)
+
+
+def _optimize(graph: Path, inputs: ort.Inputs) -> bool:
+    """Put ONNX Runtime's own graph in place of a graph, where that is faster."""
+    better = graph.with_name(f"optimized-{graph.name}")
+    ort.optimize_offline(graph, better)
+    faster = ort.faster(graph, better, inputs)
+    if faster:
+        for file in graph.parent.glob(f"{graph.name}*"):
+            file.unlink()
+        ort.copy_graph(better, graph)
+    for file in graph.parent.glob(f"{better.name}*"):
+        file.unlink()
+    return faster
+
+
+def compile_prepared(job: Job, precision: str, progress: Progress) -> Compiled:
+    """Compile the typed graph and write the wrapper for hosts of ONNX Runtime."""
+    backend = str(job.target.backend)
+    module = MODULES[backend]
+    shapes = profile.shapes(job.source, job.name, job.target)
+    free = available_memory() or 8 * 2**30
+    recipe = trt.Recipe(
+        module=module,
+        profile=shapes,
+        workspace=int(free * job.target.workspace_share),
+        capabilities=() if job.target.on_device else job.target.capabilities,
+        timing_cache=job.folder.parent / "timing.cache" if job.target.on_device else None,
+    )
+    trt.compile_graph(job.name, job.folder / TYPED, job.engine, recipe, progress)
+    compiled = Compiled(
+        file=job.engine.name,
+        context=f"{job.name}_ctx.onnx",
+        backend=backend,
+        version=str(trt.import_module(module).__version__),
+        capabilities=list(job.target.capabilities or [profile.capability_here()]),
+        profile={name: [list(shape) for shape in rows] for name, rows in shapes.items()},
+    )
+    context.write(job.graph, job.folder / compiled.context, compiled)
+    return compiled

@@ -1,0 +1,68 @@
+"""Optimization profiles: the shapes that a compiled engine takes, from the target and the checkpoint."""
+
+from __future__ import annotations
+
+from safegen.errors import EngineError
+from safegen.machine import gpu
+from safegen.session import Session
+from safegen_engines.source import Source
+from safegen_engines.target import Target
+from safegen_engines.trt import Profile, Shape
+
+
+def shapes(source: Source, component: str, target: Target) -> Profile:
+    """The smallest, usual and largest shape of each input of a component.
+
+    The usual one draws a single picture with guidance at the checkpoint's own size.
+    """
+    inputs = Session(source.graph(component), optimize=False).inputs
+    rows: Profile = {}
+    for name, (_, shape) in inputs.items():
+        sizes = [[_dim(source, component, target, shape, axis, which) for axis in range(len(shape))]
+                 for which in range(3)]  # fmt: skip
+        low, usual, high = (tuple(size) for size in sizes)
+        rows[name] = (low, usual, high)
+    return rows
+
+
+def _dim(
+    source: Source, component: str, target: Target, shape: list[int | str], axis: int, which: int
+) -> int:
+    """One dimension: batch first; rows and columns of a picture; tokens of text."""
+    fixed = shape[axis]
+    if isinstance(fixed, int):
+        return fixed
+    if axis == 0:
+        guided = 2 if component == source.model and source.conditioning.guidance == "classifier-free" else 1
+        return (1, guided, target.sides.batch)[which]
+    if len(shape) == 4:
+        return _side(source, component, target, which)
+    windows = (1, 1, target.sides.windows)[which]
+    return source.window(component) * windows
+
+
+def _side(source: Source, component: str, target: Target, which: int) -> int:
+    """A picture's side at a share of its usual one, in the pixels or latents that the component sees."""
+    space = source.latent_space()
+    multiple = source.side_multiple()
+    share = (target.sides.smallest, 1.0, target.sides.largest)[which]
+    side = max(multiple, round(source.sample_size() * share / multiple) * multiple)
+    return side * (space.downscale if component == "vae_encoder" else 1)
+
+
+def fits(rows: list[list[int]], shape: Shape) -> bool:
+    """Whether a shape lies between the smallest and the largest of a profile."""
+    low, _, high = rows
+    return len(shape) == len(low) and all(a <= s <= b for a, s, b in zip(low, shape, high, strict=True))
+
+
+def capability_here() -> str:
+    """The compute capability of this machine's GPU.
+
+    Raises:
+        EngineError: there is none.
+    """
+    here = gpu()
+    if here is None:
+        raise EngineError("no NVIDIA GPU answers on this machine; run 'safegen doctor'.")
+    return here.capability
