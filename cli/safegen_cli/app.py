@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -48,6 +49,7 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Run; exit 0 for success, 1 for a failure, 2 for wrong usage. Errors are one line."""
+    warnings.showwarning = lambda message, *where: say(f"warning: {message}")
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:

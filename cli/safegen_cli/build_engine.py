@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def build_engine(
     checkpoint: Annotated[Path, typer.Argument(help="A diffusers folder, or an ONNX folder as optimum writes it.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The engine folder to write.")],
-    target: Annotated[str, typer.Option(help="What it runs on: cpu.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    target: Annotated[str, typer.Option(help="What it runs on: cpu, cuda, rtx, tensorrt, orin-jp62, orin-jp72 or thor-jp72.")] = "cpu",
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or bf16; left out: fp32 on a CPU, fp16 on a GPU.")] = None,
+    onnx_only: Annotated[bool, typer.Option("--onnx-only", help="Stop after the export: a folder to carry to the device and build there.")] = False,
     clip_skip: Annotated[int, typer.Option(min=0, help="Layers of the text encoder to leave out at its end.")] = 0,
     null_class: Annotated[int | None, typer.Option(min=0, help="The label of no class, where a class-conditional UNet has one.")] = None,
     without_t5: Annotated[bool, typer.Option("--without-t5", help="Leave out the largest text encoder of Stable Diffusion 3.")] = False,
@@ -35,13 +36,13 @@ def build_engine(
 ) -> None:  # fmt: skip
     """Build a sealed engine from a checkpoint.
 
-    Example: safegen build-engine stable-diffusion-v1-5/ --target cpu -o engine/
+    Example: safegen build-engine stable-diffusion-v1-5/ --target rtx -o engine/
     """
     from safegen_engines import build as engines
     from safegen_engines.source import open_source
     from safegen_engines.target import find_target
 
-    find_target(target, precision)
+    precision = precision or find_target(target).precisions[0]
     options = engines.Options(
         target=target, precision=precision, clip_skip=clip_skip, null_class=null_class, without_t5=without_t5, loras=tuple(parse_lora(text) for text in lora or ()),
         allow_unguarded=allow_unguarded,
@@ -50,6 +51,10 @@ def build_engine(
     )  # fmt: skip
     if not checkpoint.is_dir():
         raise ExportError(f"{checkpoint}: no such folder.")
+    if onnx_only:
+        _only_export(checkpoint, out, options, as_json)
+        return
+    engines.check_target(options)
     if engines.up_to_date(checkpoint, out, options):
         _finish(out, as_json, [], "is up to date: built from exactly this before")
         return
@@ -70,7 +75,10 @@ def build_engine(
             built.append({"component": part.name, "seconds": part.seconds, "bytes": part.bytes,
                           "max_abs": check.max_abs, "max_rel": check.max_rel})  # fmt: skip
 
-        engines.build(checkpoint, source, out, options, report)
+        def within(what: str, share: float) -> None:
+            progress.update(task, note=f"{what} {share:4.0%}")
+
+        engines.build(checkpoint, source, out, options, report, within)
     _finish(out, as_json, built, "is sealed")
 
 
@@ -97,6 +105,27 @@ def parse_lora(text: str) -> tuple[Path, float]:
         return path, float(scale) if str(path) != text else 1.0
     except ValueError:
         raise UsageError(f"{text}: the scale {scale!r} is not a number.") from None
+
+
+def _only_export(checkpoint: Path, out: Path, options: Options, as_json: bool) -> None:
+    """Write the ONNX folder itself to ``out``."""
+    from safegen_engines.source import is_onnx_folder
+
+    if is_onnx_folder(checkpoint):
+        raise UsageError(f"{checkpoint}: is an ONNX folder already; carry it to the device as it is.")
+    if out.exists() and not (is_onnx_folder(out) or not any(out.iterdir())):
+        raise UsageError(f"{out}: holds other things. Choose a new folder with -o.")
+    work = out.with_name(f".{out.name}.build")
+    with bar("components") as progress:
+        folder = _onnx_folder(checkpoint, work, options, progress)
+        shutil.rmtree(out, ignore_errors=True)
+        folder.rename(out)
+        shutil.rmtree(work)
+    if as_json:
+        answer({"onnx": str(out)})
+        return
+    print(out)
+    say(f"  on the device: safegen build-engine {out.name} --target {options.target} -o engine/")
 
 
 def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -> Path:

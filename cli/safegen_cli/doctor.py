@@ -14,9 +14,9 @@ def doctor(as_json: Json = False) -> None:
 
     Example: safegen doctor
     """
-    from safegen.device import machine, probe
     from safegen.engine import Engine
     from safegen.pipeline import EMBEDDED
+    from safegen.probe import machine, probe
 
     graph = Engine.open(EMBEDDED).folder / "text_encoder.onnx"
     facts, probes = machine(), probe(graph)

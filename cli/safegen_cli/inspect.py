@@ -15,13 +15,17 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="An engine folder, a .negation bundle, or a PNG that safegen drew.")],
     contact_sheet: Annotated[Path | None, typer.Option(help="Draw the bundle's negation set, decoded, to this PNG.")] = None,
     engine: Annotated[Path | None, typer.Option("-e", "--engine", help="The engine whose decoder draws the contact sheet.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what of an engine's fingerprint is different here and today.")] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="With --explain: compare with this checkpoint, too.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Verify an engine, a bundle or a picture and say what is in it.
 
     Example: safegen inspect never.negation --contact-sheet never.png -e engine/
     """
-    if path.is_dir():
+    if explain:
+        content = _explain(path, checkpoint)
+    elif path.is_dir():
         content = _engine(path)
     elif path.suffix.lower() == ".png":
         from safegen.image import read_metadata
@@ -62,6 +66,7 @@ def _engine(folder: Path) -> dict[str, Any]:
     content["files"] = {n: f"{mib(f.bytes)}, sha256 {f.sha256}" for n, f in manifest.files.items()}
     content["components"] = {
         name: {
+            "compiled": _compiled(part),
             "inputs": {k: f"{t.dtype} {t.shape}" for k, t in part.inputs.items()},
             "outputs": {k: f"{t.dtype} {t.shape}" for k, t in part.outputs.items()},
             "parity": f"relative {part.parity.max_rel:.1e} against {part.parity.reference}",
@@ -70,6 +75,29 @@ def _engine(folder: Path) -> dict[str, Any]:
         for name, part in manifest.components.items()
     }
     return content
+
+
+def _compiled(part: Any) -> str | None:
+    """One line of what a component was compiled for."""
+    if part.compiled is None:
+        return None
+    by = f"{part.compiled.file} by {part.compiled.backend} {part.compiled.version}"
+    return f"{by} for compute capability {', '.join(part.compiled.capabilities)}"
+
+
+def _explain(folder: Path, checkpoint: Path | None) -> dict[str, Any]:
+    """What a rebuild here and today would have different."""
+    from safegen.manifest import read_manifest
+    from safegen_engines.fingerprint import explain, today
+
+    manifest = read_manifest(folder)
+    different = explain(manifest.parts, today(manifest.parts, manifest.target, checkpoint))
+    return {
+        "fingerprint": manifest.fingerprint,
+        "source": "compared" if checkpoint else "not compared; name it with --checkpoint",
+        "same": sorted(set(manifest.parts) - set(different)),
+        "different": {name: f"{then} at the build, {now} here" for name, (then, now) in different.items()},
+    }
 
 
 def _bundle(path: Path) -> dict[str, Any]:

@@ -32,9 +32,10 @@ from safegen.manifest import (
 )
 from safegen.seal import file_sha256
 from safegen.solver import CONSISTENCY
-from safegen_engines import component, fingerprint, trt
+from safegen.trt_session import import_module
+from safegen_engines import component, fingerprint
 from safegen_engines.source import TEXT_ENCODERS, VAE, Source, open_source
-from safegen_engines.target import MODULES, Target, check_machine, check_version, find_target
+from safegen_engines.target import Target, check_machine, check_version, find_target
 
 WORK = ".build"
 BUNDLE = "default.negation"
@@ -106,7 +107,7 @@ def check_target(options: Options) -> Target:
     here = gpu()
     check_machine(target, platform.machine(), here.capability if here else None)
     if target.backend:
-        check_version(target, str(trt.import_module(MODULES[target.backend]).__version__))
+        check_version(target, str(import_module(target.backend).__version__))
     return target
 
 
@@ -240,8 +241,8 @@ def _clean(work: Path, checkpoint: Path, options: Options) -> None:
 
 def _files_of(part: Component, folder: Path) -> list[Path]:
     """The files of a component: its graph with external data, and what was compiled of it."""
-    compiled = [folder / part.compiled.file, folder / part.compiled.context] if part.compiled else []
-    return [*sorted(folder.glob(f"{part.file}*")), *compiled]
+    compiled = (part.compiled.file, part.compiled.context) if part.compiled else ()
+    return [*sorted(folder.glob(f"{part.file}*")), *(folder / name for name in compiled if name)]
 
 
 def _component(

@@ -14,14 +14,15 @@ from safegen.isolate import DiedError, Progress, in_own_process
 from safegen.machine import available_memory
 from safegen.manifest import Compiled, Component, Parity, Tensor
 from safegen.session import Session
+from safegen.trt_session import import_module
 from safegen_engines import context, ort, parity, profile, trt
 from safegen_engines.source import Source
-from safegen_engines.target import MODULES, Target
+from safegen_engines.target import Target
 
 TYPED = "typed.onnx"
 """The graph that is compiled, at the target's precision."""
 SUFFIX = {"tensorrt-rtx": ".rtx", "tensorrt": ".plan"}
-NEEDED = {"fp32": 1.6, "fp16": 2.6, "bf16": 3.6}
+NEEDED = {"fp32": 1.6, "fp16": 2.2, "bf16": 3.3}
 """Peak memory of preparing a graph over the bytes of its weights in float32, measured at full size."""
 COMPILING = 4.0
 """The same of compiling one, over the bytes of its typed graph."""
@@ -162,24 +163,26 @@ def _optimize(graph: Path, inputs: ort.Inputs) -> bool:
 def compile_prepared(job: Job, precision: str, progress: Progress) -> Compiled:
     """Compile the typed graph and write the wrapper for hosts of ONNX Runtime."""
     backend = str(job.target.backend)
-    module = MODULES[backend]
     shapes = profile.shapes(job.source, job.name, job.target)
     free = available_memory() or 8 * 2**30
     recipe = trt.Recipe(
-        module=module,
+        backend=backend,
         profile=shapes,
         workspace=int(free * job.target.workspace_share),
         capabilities=() if job.target.on_device else job.target.capabilities,
         timing_cache=job.folder.parent / "timing.cache" if job.target.on_device else None,
     )
     trt.compile_graph(job.name, job.folder / TYPED, job.engine, recipe, progress)
+    version = str(import_module(backend).__version__)
+    readable = context.is_readable(backend, version)
     compiled = Compiled(
         file=job.engine.name,
-        context=f"{job.name}_ctx.onnx",
+        context=f"{job.name}_ctx.onnx" if readable else None,
         backend=backend,
-        version=str(trt.import_module(module).__version__),
+        version=version,
         capabilities=list(job.target.capabilities or [profile.capability_here()]),
         profile={name: [list(shape) for shape in rows] for name, rows in shapes.items()},
     )
-    context.write(job.graph, job.folder / compiled.context, compiled)
+    if compiled.context:
+        context.write(job.graph, job.folder / compiled.context, compiled)
     return compiled

@@ -14,6 +14,11 @@ SOURCE = {RTX: "NvTensorRTRTXExecutionProvider", TENSORRT: "TensorrtExecutionPro
 """The execution provider that reads each kind of engine."""
 
 
+def is_readable(backend: str, version: str) -> bool:
+    """Whether ONNX Runtime's provider opens such an engine: that of TensorRT is made for TensorRT 10."""
+    return backend == RTX or version.startswith("10.")
+
+
 def write(graph: Path, out: Path, compiled: Compiled) -> None:
     """Write the wrapper of a compiled engine.
 

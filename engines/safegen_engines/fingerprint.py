@@ -11,7 +11,8 @@ from pathlib import Path
 from safegen.machine import gpu, jetpack
 from safegen.manifest import OPSET
 from safegen.seal import file_sha256
-from safegen_engines.target import MODULES, TARGETS
+from safegen.trt_session import MODULES
+from safegen_engines.target import TARGETS
 
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 """Whatever of these is installed can change a graph."""
@@ -41,14 +42,20 @@ def parts(source: Path, options: Mapping[str, object]) -> dict[str, str]:
         source: the checkpoint or ONNX folder.
         options: as :meth:`safegen_engines.build.Options.key` gives them, ``target`` among them.
     """
+    found = source_parts(source) | {"opset": str(OPSET)}
+    target = TARGETS[str(options.get("target", "cpu"))]
+    found |= {"profiles": json.dumps(vars(target.sides))} if target.backend else {}
+    found |= {name: json.dumps(value, sort_keys=True) for name, value in options.items()}
+    return found | _surroundings(str(options.get("target", "cpu")))
+
+
+def source_parts(source: Path) -> dict[str, str]:
+    """Digests of a checkpoint's or ONNX folder's weights, graphs and everything else."""
     kinds: dict[str, dict[str, str]] = {"weights": {}, "graph": {}, "configuration": {}}
     for file in files_of(source):
         kind = "weights" if file.suffix in WEIGHTS else "graph" if file.suffix == ".onnx" else "configuration"
         kinds[kind][str(file.relative_to(source))] = file_sha256(file)
-    found = {kind: _digest(files) for kind, files in kinds.items()}
-    found |= {"opset": str(OPSET)}
-    found |= {name: json.dumps(value, sort_keys=True) for name, value in options.items()}
-    return found | _surroundings(str(options.get("target", "cpu")))
+    return {kind: _digest(files) for kind, files in kinds.items()}
 
 
 def _surroundings(name: str) -> dict[str, str]:
@@ -56,14 +63,18 @@ def _surroundings(name: str) -> dict[str, str]:
     target = TARGETS[name]
     found = libraries()
     if target.backend:
-        module = MODULES[target.backend]
-        found |= libraries((module, f"{module}_cu12", f"{module}_cu13"))
+        found |= libraries(_names(MODULES[target.backend]))
     if target.on_device:
         here = gpu()
         found["gpu"] = here.capability if here else "none"
         found["driver"] = here.driver if here else "none"
         found["jetpack"] = jetpack() or "none"
     return found
+
+
+def _names(module: str) -> tuple[str, ...]:
+    """The distributions that may carry a compiler's module."""
+    return module, f"{module}_cu12", f"{module}_cu13"
 
 
 def fingerprint(found: Mapping[str, str]) -> str:
@@ -78,10 +89,18 @@ def explain(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def surroundings_now(then: Mapping[str, str], target: str) -> dict[str, str]:
-    """The parts of an engine as they would be here today, its source left as it was."""
-    fixed = {k: v for k, v in then.items() if k not in _surroundings(target) and k not in LIBRARIES}
-    return fixed | _surroundings(target)
+def today(then: Mapping[str, str], target: str, source: Path | None) -> dict[str, str]:
+    """The parts of an engine as they would be if it were built here today.
+
+    Args:
+        then: the parts at its build.
+        target: its target.
+        source: what to build it from; None takes the source as unchanged.
+    """
+    here = _surroundings(target)
+    compilers = (name for module in MODULES.values() for name in _names(module))
+    fixed = {k: v for k, v in then.items() if k not in {*LIBRARIES, *compilers}}
+    return fixed | here | (source_parts(source) if source else {})
 
 
 def component_key(folder: Path, precision: str, target: str) -> str:

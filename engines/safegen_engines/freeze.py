@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from safegen.bundle import BundleInfo, write_bundle
 from safegen.calibration import calibrate
+from safegen.device import to_host
 from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
 from safegen.guard import make_bank
@@ -163,7 +164,8 @@ def _encode(
     count = 0
     for done, pixels in _read_batches(paths, size, batch_size, bad):
         if pixels:
-            encoded = engine.encode_images(np.stack(pixels))
+            with engine.device.active():
+                encoded = to_host(engine.encode_images(np.stack(pixels)))
             latents[count : count + len(encoded)] = encoded
             count += len(encoded)
         report(what, done, len(paths))
@@ -197,12 +199,13 @@ def _draw(
     parts: list[Any] = []
     for start in range(0, count, batch_size):
         seeds = range(start, min(start + batch_size, count))
-        nothing = engine.uncondition("", len(seeds), size, 1.0)
-        model = guided(engine.predict, nothing, None, 1.0)
-        x = first_latents(table, seeds, engine.latent_shape(*size), np)
-        for step in denoise(model, x, table, open_guard(Off(), None, None, table), seeds):
-            x = step.x
-        parts.append(x.astype(np.float16))
+        with engine.device.active():
+            nothing = engine.uncondition("", len(seeds), size, 1.0)
+            model = guided(engine.predict, nothing, None, 1.0)
+            x = first_latents(table, seeds, engine.latent_shape(*size), engine.device.xp)
+            for step in denoise(model, x, table, open_guard(Off(), None, None, table), seeds):
+                x = step.x
+            parts.append(to_host(x).astype(np.float16))
         report("drawing benign pictures", seeds[-1] + 1, count)
     return np.concatenate(parts)
 

@@ -7,7 +7,7 @@ from safegen.machine import gpu
 from safegen.session import Session
 from safegen_engines.source import Source
 from safegen_engines.target import Target
-from safegen_engines.trt import Profile, Shape
+from safegen_engines.trt import Profile
 
 
 def shapes(source: Source, component: str, target: Target) -> Profile:
@@ -48,12 +48,6 @@ def _side(source: Source, component: str, target: Target, which: int) -> int:
     share = (target.sides.smallest, 1.0, target.sides.largest)[which]
     side = max(multiple, round(source.sample_size() * share / multiple) * multiple)
     return side * (space.downscale if component == "vae_encoder" else 1)
-
-
-def fits(rows: list[list[int]], shape: Shape) -> bool:
-    """Whether a shape lies between the smallest and the largest of a profile."""
-    low, _, high = rows
-    return len(shape) == len(low) and all(a <= s <= b for a, s, b in zip(low, shape, high, strict=True))
 
 
 def capability_here() -> str:

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from safegen.errors import UsageError
 from safegen.manifest import RTX, TENSORRT
 
-MODULES = {RTX: "tensorrt_rtx", TENSORRT: "tensorrt"}
-"""The Python module that compiles for a backend."""
-
 
 @dataclass(frozen=True)
 class Sides:

@@ -1,20 +1,21 @@
 """ONNX graphs compiled by TensorRT or TensorRT for RTX: one builder for both, since their API is one.
 
-The module (``tensorrt`` or ``tensorrt_rtx``) is a parameter. Networks are strongly typed: the precision
+The backend is a parameter. Networks are strongly typed: the precision
 is that of the graph. TensorRT for RTX builds without a GPU; TensorRT needs the one it builds for.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safegen.errors import EngineError
 from safegen.isolate import Progress
+from safegen.manifest import RTX
 from safegen.seal import replacing
+from safegen.trt_session import import_module, make_log
 
 Shape = tuple[int, ...]
 Profile = dict[str, tuple[Shape, Shape, Shape]]
@@ -25,8 +26,8 @@ Profile = dict[str, tuple[Shape, Shape, Shape]]
 class Recipe:
     """How to compile one graph."""
 
-    module: str
-    """``tensorrt`` or ``tensorrt_rtx``."""
+    backend: str
+    """``tensorrt-rtx`` or ``tensorrt``."""
     profile: Profile
     workspace: int
     """Bytes that the compiler may use to try its kernels."""
@@ -36,22 +37,6 @@ class Recipe:
     """Leave the weights out; they come from the graph when the engine is opened."""
     timing_cache: Path | None = None
     """Kernel timings of earlier builds on this GPU, read and added to. TensorRT alone."""
-
-
-def import_module(name: str) -> Any:
-    """The compiling library.
-
-    Raises:
-        EngineError: it is not installed, or its CUDA libraries do not load.
-    """
-    extra = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}[name]
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise EngineError(
-            f"the module {name} cannot be loaded ({error}). Install it: pip install 'safegen[{extra}]';"
-            " on a Jetson it comes with JetPack, so make the environment with --system-site-packages."
-        ) from None
 
 
 def compile_graph(component: str, graph: Path, out: Path, recipe: Recipe, progress: Progress) -> None:
@@ -67,20 +52,20 @@ def compile_graph(component: str, graph: Path, out: Path, recipe: Recipe, progre
     Raises:
         EngineError: the parser refuses a node, or the compiler finds no engine.
     """
-    trt = import_module(recipe.module)
-    log = _logger(trt)
+    trt = import_module(recipe.backend)
+    log = make_log(trt)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
-        raise EngineError(f"{component}: {recipe.module} cannot read the graph: {parser_errors(parser)}.")
+        raise EngineError(f"{component}: {recipe.backend} cannot read the graph: {parser_errors(parser)}.")
     config = _configure(trt, builder, network, recipe)
     monitor = _monitor(trt, progress)  # the library does not keep it alive
     config.progress_monitor = monitor
     cache = _open_timing_cache(config, recipe)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise EngineError(f"{component}: {recipe.module} found no engine: {log.last or 'no reason given'}.")
+        raise EngineError(f"{component}: {recipe.backend} found no engine: {log.last}.")
     with replacing(out) as scratch, scratch.open("wb") as file:
         file.write(engine)
     if cache is not None and recipe.timing_cache:
@@ -100,12 +85,12 @@ def _configure(trt: Any, builder: Any, network: Any, recipe: Recipe) -> Any:
     if recipe.strip:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
         config.set_flag(trt.BuilderFlag.REFIT)
-    if recipe.module == "tensorrt_rtx" and recipe.capabilities:
+    if recipe.backend == RTX and recipe.capabilities:
         config.num_compute_capabilities = len(recipe.capabilities)
         for i, capability in enumerate(recipe.capabilities):
             name = "SM" + capability.replace(".", "")
             if not config.set_compute_capability(getattr(trt.ComputeCapability, name), i):
-                raise EngineError(f"{recipe.module} does not compile for compute capability {capability}.")
+                raise EngineError(f"{recipe.backend} does not compile for compute capability {capability}.")
     profile = builder.create_optimization_profile()
     for i in range(network.num_inputs):
         name = network.get_input(i).name
@@ -116,7 +101,7 @@ def _configure(trt: Any, builder: Any, network: Any, recipe: Recipe) -> Any:
 
 
 def _open_timing_cache(config: Any, recipe: Recipe) -> Any:
-    if recipe.timing_cache is None or recipe.module == "tensorrt_rtx":
+    if recipe.timing_cache is None or recipe.backend == RTX:
         return None
     stored = recipe.timing_cache.read_bytes() if recipe.timing_cache.is_file() else b""
     cache = config.create_timing_cache(stored)
@@ -125,21 +110,6 @@ def _open_timing_cache(config: Any, recipe: Recipe) -> Any:
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
-
-
-def _logger(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps the last error for the message; prints nothing."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.last = message.strip().splitlines()[0][:300]
-
-    return Log()
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
@@ -169,23 +139,3 @@ def _monitor(trt: Any, progress: Progress) -> Any:
                 progress(name, share)
 
     return Monitor()
-
-
-def check_engine(module: str, path: Path) -> tuple[str, list[str]]:
-    """What the library says of a serialized engine on this machine, before it is loaded.
-
-    Returns:
-        ``valid``, ``suboptimal`` or ``invalid``, and the reasons. ``unknown`` where the library
-        cannot tell (TensorRT finds out when it loads).
-    """
-    trt = import_module(module)
-    runtime = trt.Runtime(_logger(trt))
-    if not hasattr(runtime, "get_engine_validity"):
-        return "unknown", []
-    validity, diagnostics = runtime.get_engine_validity(path.read_bytes())
-    reasons = [
-        flag.name.lower()
-        for flag in trt.EngineInvalidityDiagnostics.__members__.values()
-        if int(diagnostics) & int(flag)
-    ]
-    return validity.name.lower(), reasons

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from safegen.device import array_namespace
+
 Array = Any
 Conditioning = Mapping[str, Array]
 """Model input -> array (B, ...)."""
@@ -16,7 +18,7 @@ Subject = str | int | None
 """What a picture shall show: a prompt, a class label, or nothing in particular."""
 
 
-def join(rows: Sequence[Sequence[str]], outputs: Mapping[str, Array]) -> NDArray[np.float32]:
+def join(rows: Sequence[Sequence[str]], outputs: Mapping[str, Array]) -> Array:
     """Text states of several encoders as one input.
 
     Args:
@@ -24,12 +26,14 @@ def join(rows: Sequence[Sequence[str]], outputs: Mapping[str, Array]) -> NDArray
             padded with zeros to the widest, are laid end to end along the tokens.
         outputs: ``encoder.output`` -> (B, L, E), or (B, E) where there is one row.
     """
-    wide = [np.concatenate([outputs[name] for name in row], axis=-1) for row in rows]
+    xp = array_namespace(next(iter(outputs.values())))
+    wide = [xp.concat([outputs[name] for name in row], axis=-1) for row in rows]
     if len(wide) == 1:
         return wide[0]
     width = max(states.shape[-1] for states in wide)
-    padded = [np.pad(s, ((0, 0), (0, 0), (0, width - s.shape[-1]))) for s in wide]
-    return np.concatenate(padded, axis=1)
+    zeros = [xp.zeros((*s.shape[:-1], width - s.shape[-1]), dtype=s.dtype) for s in wide]
+    padded = [xp.concat([s, z], axis=-1) for s, z in zip(wide, zeros, strict=True)]
+    return xp.concat(padded, axis=1)
 
 
 def time_ids(count: int, width: int, height: int) -> NDArray[np.float32]:
@@ -48,4 +52,6 @@ def guidance_embedding(count: int, guidance_scale: float, width: int) -> NDArray
 
 def repeat(conditioning: Conditioning, count: int) -> dict[str, Array]:
     """One sample's conditioning for ``count`` samples."""
-    return {name: np.repeat(values, count, axis=0) for name, values in conditioning.items()}
+    return {
+        name: array_namespace(values).repeat(values, count, axis=0) for name, values in conditioning.items()
+    }

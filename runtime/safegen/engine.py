@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +14,15 @@ from tokenizers import Tokenizer
 
 from safegen import conditioning, tokenizer
 from safegen.conditioning import Conditioning, Subject
+from safegen.device import Device, array_namespace, open_device, to_host
 from safegen.errors import EngineError, UsageError
 from safegen.manifest import Manifest, read_manifest, verify_files
 from safegen.schedule import Schedule, read_schedule
 from safegen.session import Session
 from safegen.solver import Solver, Table, plan
+from safegen.trt_session import TrtSession
 
-Array = NDArray[np.float32]
+Array = Any
 MODELS = Path(__file__).parent / "models"
 """The engines that ship in the package: ``fashion`` (text) and ``pixels`` (classes, no autoencoder)."""
 
@@ -27,37 +30,77 @@ MODELS = Path(__file__).parent / "models"
 class Engine:
     """Graphs are opened at first use, after every byte of the folder has been verified."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, device: Device, *, cuda_graphs: bool = False
+    ) -> None:
         """Use :meth:`open`, which verifies."""
         self.folder = folder
         self.manifest = manifest
-        self._sessions: dict[str, Session] = {}
+        self.device = device
+        self._cuda_graphs = cuda_graphs
+        self._sessions: dict[str, Session | TrtSession] = {}
+        self._fallen: set[str] = set()
 
     @classmethod
-    def open(cls, folder: Path | str) -> Engine:
+    def open(cls, folder: Path | str, *, device: Device | None = None, cuda_graphs: bool = False) -> Engine:
         """Verify a folder and return its engine.
 
         Args:
             folder: an engine folder; where there is none of that name, an engine of :data:`MODELS`.
+            device: where it runs; None is the CPU for the target ``cpu``, else the first GPU.
+            cuda_graphs: let compiled engines replay captured launches: faster, for more memory.
 
         Raises:
-            EngineError: anything missing, changed or unknown; the message names it.
+            EngineError: anything missing, changed or unknown, or no GPU; the message names it.
         """
         path = Path(folder)
         if not path.exists() and str(folder) == path.name and (MODELS / path).is_dir():
             path = MODELS / path
         manifest = read_manifest(path)
         verify_files(path, manifest)
-        return cls(path, manifest)
+        where = device or open_device("cpu" if manifest.target == "cpu" else "cuda")
+        return cls(path, manifest, where, cuda_graphs=cuda_graphs)
 
-    def session(self, component: str) -> Session:
-        """The graph of a component, for example ``unet``."""
+    def session(self, component: str) -> Session | TrtSession:
+        """The graph of a component, for example ``unet``: the compiled one where there is one."""
         if component not in self._sessions:
             if component not in self.manifest.components:
                 raise EngineError(f"{self.folder}: this engine has no {component}.")
-            path = self.folder / self.manifest.components[component].file
-            self._sessions[component] = Session(path)
+            part = self.manifest.components[component]
+            compiled = None if component in self._fallen else part.compiled
+            self._sessions[component] = (
+                TrtSession(self.folder, compiled, self.device, cuda_graphs=self._cuda_graphs)
+                if compiled
+                else Session(self.folder / part.file, device=self.device)
+            )
         return self._sessions[component]
+
+    def fall_back(self, component: str) -> None:
+        """From now on run a component's portable float32 graph in place of its compiled one.
+
+        Raises:
+            EngineError: there is none, or it is what gave NaN or infinity.
+        """
+        if component in self._fallen or not self.manifest.components[component].compiled:
+            raise EngineError(
+                f"{self.folder}: {component} gives NaN or infinity. Rebuild with --precision fp32."
+            )
+        warnings.warn(
+            f"{component} gave NaN or infinity in {self.manifest.components[component].precision}; its"
+            " float32 graph runs in its place, slower. Rebuild with --precision fp32 or bf16.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        self._fallen.add(component)
+        self._sessions.pop(component, None)
+
+    def run(self, component: str, **inputs: Any) -> dict[str, Array]:
+        """Run a component once; where it gives NaN or infinity, its float32 graph instead."""
+        outputs = self.session(component).run(**inputs)
+        if all(map(is_finite, outputs.values())):
+            return outputs
+        self.fall_back(component)
+        return self.run(component, **inputs)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -112,12 +155,13 @@ class Engine:
         for name, tokens in self._tokenizers.items():
             windows = chunks if self.manifest.tokenizers[name].chunked else 1
             ids = tokenizer.encode(tokens, prompts, windows)
-            found = self.session(name).run(input_ids=ids.reshape(-1, ids.shape[-1]))
+            found = self.run(name, input_ids=ids.reshape(-1, ids.shape[-1]))
             for key, states in found.items():
-                parts = states.reshape(len(prompts), windows, *states.shape[1:])
+                xp, count = array_namespace(states), len(prompts)
+                parts = xp.reshape(states, (count, windows, *states.shape[1:]))
                 # pooled states are those of the first window
-                whole = parts.reshape(len(prompts), -1, states.shape[-1])
-                outputs[f"{name}.{key}"] = whole if states.ndim == 3 else parts[:, 0]
+                whole = xp.reshape(parts, (count, -1, states.shape[-1]))
+                outputs[f"{name}.{key}"] = whole if states.ndim == 3 else parts[:, 0, :]
         rows = self.manifest.conditioning.text
         return {given: conditioning.join(named, outputs) for given, named in rows.items()}
 
@@ -144,7 +188,8 @@ class Engine:
                 raise UsageError("this model has no null class: it draws only of a class label.")
             labels = [spec.null_class if subject is None else subject for subject in subjects]
             named["class_labels"] = np.array(labels, np.int64)
-        return named | self._given(count, size, guidance_scale)
+        named |= self._given(count, size, guidance_scale)
+        return {name: self.device.xp.asarray(values) for name, values in named.items()}
 
     def uncondition(
         self,
@@ -158,7 +203,7 @@ class Engine:
         spec = self.manifest.conditioning
         one = self.condition([negative_prompt if spec.text else None], size, guidance_scale, chunks)
         if spec.zero_negative and not negative_prompt:
-            one |= {name: np.zeros_like(one[name]) for name in spec.text}
+            one |= {name: self.device.xp.zeros_like(one[name]) for name in spec.text}
         return conditioning.repeat(one, count)
 
     def _given(self, count: int, size: tuple[int, int], guidance_scale: float) -> dict[str, Any]:
@@ -178,7 +223,7 @@ class Engine:
         """The model's output for latents (B, C, H, W) at a timestep, told what is given."""
         model = self.session(self.manifest.model)
         rank = len(model.inputs["timestep"][1])
-        time = np.full((len(x),) if rank else (), timestep)
+        time = np.full((x.shape[0],) if rank else (), timestep)
         return next(iter(model.run(sample=x, timestep=time, **given).values()))
 
     def decode(self, latents: Array) -> NDArray[np.uint8]:
@@ -187,16 +232,14 @@ class Engine:
         Raises:
             EngineError: the decoder gave NaN or infinity.
         """
-        space = self.manifest.latent_space
-        sample = latents / space.scaling_factor + space.shift_factor
+        space, xp = self.manifest.latent_space, self.device.xp
+        sample = xp.asarray(latents) / space.scaling_factor + space.shift_factor
         if "vae_decoder" in self.manifest.components:
-            sample = self.session("vae_decoder").run(latent_sample=sample)["sample"]
-        if not np.isfinite(sample).all():
-            raise EngineError(
-                f"{self.folder}: the picture is not finite (NaN or infinity). Rebuild with --precision fp32."
-            )
-        shares = np.clip(sample.astype(np.float32) / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
-        pixels: NDArray[np.uint8] = np.round(shares * 255).astype(np.uint8)
+            sample = self.run("vae_decoder", latent_sample=sample)["sample"]
+        elif not is_finite(sample):
+            raise EngineError(f"{self.folder}: the picture is not finite. Rebuild with --precision fp32.")
+        shares = xp.clip(xp.astype(sample, xp.float32) / 2 + 0.5, 0, 1)
+        pixels = to_host(xp.astype(xp.round(xp.permute_dims(shares, (0, 2, 3, 1)) * 255), xp.uint8))
         return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
 
     def encode_images(self, pixels: NDArray[np.uint8]) -> Array:
@@ -205,10 +248,16 @@ class Engine:
         They are the posterior's mean, scaled; without an autoencoder the pixels, grey where the model is.
         """
         space = self.manifest.latent_space
-        sample: Array = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+        xp = self.device.xp
+        sample = xp.asarray(pixels.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
         if "vae_encoder" not in self.manifest.components:
-            return sample if space.channels == 3 else np.mean(sample, axis=1, keepdims=True)
-        outputs: dict[str, Any] = self.session("vae_encoder").run(sample=sample)
-        mean = next(iter(outputs.values()))[:, : space.channels].astype(np.float32)
-        latents: Array = (mean - space.shift_factor) * space.scaling_factor
-        return latents
+            return sample if space.channels == 3 else xp.mean(sample, axis=1, keepdims=True)
+        outputs = self.run("vae_encoder", sample=sample)
+        mean = xp.astype(next(iter(outputs.values()))[:, : space.channels, :, :], xp.float32)
+        return (mean - space.shift_factor) * space.scaling_factor
+
+
+def is_finite(x: Array) -> bool:
+    """Whether every number is; a GPU is waited for."""
+    xp = array_namespace(x)
+    return bool(xp.all(xp.isfinite(x)))

@@ -51,6 +51,12 @@ class Evidence(NamedTuple):
     """(B,) index of the reference that counts most."""
 
 
+def on(bank: Bank, xp: Any) -> Bank:
+    """The same banks in another namespace, for example from NumPy to CuPy."""
+    refs, refs_sq, benign, benign_sq = (xp.asarray(values) for values in bank[:4])
+    return Bank(refs, refs_sq, benign, benign_sq, bank.targets)
+
+
 def make_bank(refs: Array, benign: Array, targets: int | None = None) -> Bank:
     """Latents (N, C, H, W) and (M, C, H, W) of any precision to float32 rows and squared norms."""
     xp = array_namespace(refs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from safegen import guard, noise
 from safegen.calibration import LOOKS_FROM, density_curves, thresholds
-from safegen.device import array_namespace
+from safegen.device import array_namespace, to_host
 from safegen.errors import GuardError, UsageError
 from safegen.guard import Bank, Evidence
 from safegen.solver import Row, Table
@@ -225,9 +226,10 @@ def _open_official(settings: Official | RenoiseOnly, bundle: Bundle, bank: Bank,
     _refuse_renoise(settings.mode, table)
     if isinstance(settings, RenoiseOnly):
         settings = Official(scale=0.0, gate=False, t_min=settings.t_min)
+    xp = array_namespace(bank.refs)
     units = guard.unit_pixels(bank.refs, bundle.info.latent_shape[0])
-    units_sq = (units**2).sum(axis=1)
-    threshold = -np.inf
+    units_sq = xp.sum(units**2, axis=1)
+    threshold = -math.inf
     if settings.gate:
         den = _lowest_den(units, units_sq, bundle.info.latent_shape, table.rows[-1], settings)
         threshold = den - settings.margin
@@ -256,12 +258,12 @@ def _lowest_den(
     units: Array, units_sq: Array, latent_shape: tuple[int, int, int], last: Row, settings: Official
 ) -> float:
     """The released program's calibration: den of the noised references at the last timestep."""
-    shape = (len(units), *latent_shape)
-    scale = 1 / np.hypot(last.alpha, last.sigma)
-    z = array_namespace(units).asarray(noise.normal(0, 0, shape, stream=3))
-    x = last.alpha * scale * units.reshape(shape) + last.sigma * scale * z
+    xp, shape = array_namespace(units), (units.shape[0], *latent_shape)
+    scale = 1 / math.hypot(last.alpha, last.sigma)
+    z = xp.asarray(noise.normal(0, 0, shape, stream=3))
+    x = last.alpha * scale * xp.reshape(units, shape) + last.sigma * scale * z
     kernels = guard.official_log_kernel(x, units, units_sq, settings.bandwidth, unit_x0=settings.unit_x0)
-    return float((np.exp(guard.logsumexp(kernels)) + 1e-8).min())
+    return float(xp.min(xp.exp(guard.logsumexp(kernels)) + 1e-8))
 
 
 def _open_x0_guard(settings: Spell | Sgf | BankMean, bank: Bank, table: Table) -> OpenGuard:
@@ -280,8 +282,9 @@ def _open_x0_guard(settings: Spell | Sgf | BankMean, bank: Bank, table: Table) -
 
 def _neighbours(bank: Bank, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1) -> float:
     """Summary of d^power between references and their neighbours first..last, over up to 512 of them."""
-    some = bank.refs[:: max(1, len(bank.refs) // 512)]
-    last = min(last, len(bank.refs) - 1)
-    squared = np.sort(guard.squared_distances(some, bank.refs, bank.refs_sq), axis=1)
+    count = bank.refs.shape[0]
+    some = bank.refs[:: max(1, count // 512), ...]
+    last = min(last, count - 1)
+    squared = np.sort(to_host(guard.squared_distances(some, bank.refs, bank.refs_sq)), axis=1)
     nearest = squared[:, min(first, last) : last + 1]
     return max(float(summary(nearest ** (power / 2))), 1e-6)

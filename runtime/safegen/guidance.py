@@ -23,7 +23,7 @@ def guided(predict: Predict, cond: Conditioning, uncond: Conditioning | None, gu
 
     def model(x: Array, timestep: float) -> Array:
         out = predict(xp.concat([x, x], axis=0), timestep, both)
-        out_uncond, out_cond = out[: len(x)], out[len(x) :]
+        out_uncond, out_cond = out[: x.shape[0], ...], out[x.shape[0] :, ...]
         return out_uncond + guidance_scale * (out_cond - out_uncond)
 
     return model

@@ -66,7 +66,7 @@ def keep_outside(latents: Array, noise: Array, mask: NDArray[np.bool_], table: T
     """
     xp = array_namespace(latents)
     rows, columns = mask.shape[0] // latents.shape[2], mask.shape[1] // latents.shape[3]
-    redrawn = xp.asarray(mask[::rows, ::columns])[None, None]
+    redrawn = xp.asarray(mask[None, None, ::rows, ::columns])
 
     def keep(x: Array, steps_done: int) -> Array:
         return xp.where(redrawn, x, noised_to(latents, noise, table, steps_done))

@@ -49,8 +49,9 @@ class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A component compiled for one kind of GPU, beside its portable graph."""
 
     file: str
-    context: str
-    """An ONNX file with one EPContext node that names ``file``, for hosts of ONNX Runtime."""
+    context: str | None
+    """An ONNX file with one EPContext node that names ``file``, for hosts of ONNX Runtime. None where
+    its provider does not read such an engine: it needs TensorRT 10."""
     backend: str
     """``tensorrt-rtx`` or ``tensorrt``."""
     version: str
@@ -212,7 +213,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     """
     named = {c.file for c in manifest.components.values()}
     compiled = [c.compiled for c in manifest.components.values() if c.compiled]
-    named |= {name for c in compiled for name in (c.file, c.context)}
+    named |= {name for c in compiled for name in (c.file, c.context) if name}
     named |= {window.file for window in manifest.tokenizers.values()}
     named |= {manifest.bundle} if manifest.bundle else set()
     if missing := sorted(named - set(manifest.files)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from safegen.device import to_host
 from safegen.image import save_png
 from safegen.loop import Step
 
@@ -73,13 +75,16 @@ class Picture:
         save_png(self.image, Path(path), self.metadata())
 
 
-def watch(step: Step, watches: list[list[Watch]]) -> None:
-    """Note one step of a batch, one list a picture."""
-    if step.evidence is None:
-        return
-    level = step.row.log_snr if np.isfinite(step.row.log_snr) else None
-    for seen, value, weight, nearest in zip(watches, *step.evidence, strict=True):
-        seen.append(Watch(step.index, step.row.timestep, level, float(value), float(weight), int(nearest)))
+def watch(steps: Sequence[Step], count: int) -> list[list[Watch]]:
+    """What the guard saw of each of ``count`` pictures; read from the device here, after the last step."""
+    watches: list[list[Watch]] = [[] for _ in range(count)]
+    for step in (step for step in steps if step.evidence is not None):
+        level = step.row.log_snr if np.isfinite(step.row.log_snr) else None
+        for seen, value, weight, nearest in zip(watches, *map(to_host, step.evidence or ()), strict=True):
+            seen.append(
+                Watch(step.index, step.row.timestep, level, float(value), float(weight), int(nearest))
+            )
+    return watches
 
 
 def judge(guard: str, steps: int, seen: list[Watch]) -> Verdict:

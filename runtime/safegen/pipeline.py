@@ -14,16 +14,16 @@ from PIL import Image
 
 from safegen.bundle import Bundle, read_bundle
 from safegen.conditioning import Subject
-from safegen.engine import MODELS, Engine
+from safegen.engine import MODELS, Engine, is_finite
 from safegen.errors import BundleError, GuardError, UsageError
-from safegen.guard import Bank
+from safegen.guard import Bank, on
 from safegen.guard_settings import OpenGuard, Settings, open_guard, parse_guard
 from safegen.guidance import guided
 from safegen.image import flatten
 from safegen.init_image import Init, keep_outside, noised_to, partway
 from safegen.loop import Step, denoise, first_latents
 from safegen.noise import MAX_SEED, normal_batch
-from safegen.picture import Picture, Watch, judge, watch
+from safegen.picture import Picture, judge, watch
 from safegen.solver import Solver, Table
 
 EMBEDDED = MODELS / "fashion"
@@ -48,7 +48,7 @@ class Pipeline:
             )
         if bundle is not None:
             self._match(bundle)
-            self._bank = bundle.bank()
+            self._bank = on(bundle.bank(), engine.device.xp)
 
     @classmethod
     def load(cls, engine: Path | str | None = None, bundle: Path | str | None = None) -> Pipeline:
@@ -135,10 +135,11 @@ class Pipeline:
         todo = [(s, first + i) for s, first in zip(subjects, seeds, strict=True) for i in range(n)]
         opened = open_guard(job.guard, self.bundle, self._bank, job.table)
         pictures: list[Picture] = []
-        for chunks, same in groupby(todo, key=lambda one: self._count_chunks(job, one[0])):
-            alike = list(same)
-            for start in range(0, len(alike), batch_size):
-                pictures += self._draw(job, opened, alike[start : start + batch_size], chunks, on_step)
+        with self.engine.device.active():
+            for chunks, same in groupby(todo, key=lambda one: self._count_chunks(job, one[0])):
+                alike = list(same)
+                for start in range(0, len(alike), batch_size):
+                    pictures += self._draw(job, opened, alike[start : start + batch_size], chunks, on_step)
         return pictures
 
     def _count_chunks(self, job: _Job, subject: Subject) -> int:
@@ -239,21 +240,26 @@ class Pipeline:
         if asks and job.guidance_scale > 1.0 and how == "classifier-free":
             uncond = self.engine.uncondition(job.negative_prompt, len(todo), *asked)
         model = guided(self.engine.predict, cond, uncond, job.guidance_scale)
-        x, keep = first_latents(job.table, seeds, shape, np), None
+        xp = self.engine.device.xp
+        x, keep = first_latents(job.table, seeds, shape, xp), None
         if job.init is not None:
-            latents = self.engine.encode_images(job.init.pixels[None]).repeat(len(seeds), axis=0)
-            noise = normal_batch(seeds, 0, shape)
+            latents = xp.repeat(self.engine.encode_images(job.init.pixels[None]), len(seeds), axis=0)
+            noise = xp.asarray(normal_batch(seeds, 0, shape))
             if job.init.mask is not None:
                 keep = keep_outside(latents, noise, job.init.mask, job.table)
             # where part is redrawn at full strength, nothing of it is to shine through
             if job.init.mask is None or job.init.strength < 1.0:
                 x = noised_to(latents, noise, job.table, 0)
-        watches: list[list[Watch]] = [[] for _ in todo]
+        seen_by_step: list[Step] = []
         for step in denoise(model, x, job.table, guard, seeds, keep):
             x = step.x
-            watch(step, watches)
+            seen_by_step.append(replace(step, x=None, x0=None))
             if on_step:
                 on_step(step)
+        if not is_finite(x):
+            self.engine.fall_back(self.engine.manifest.model)
+            return self._draw(job, guard, todo, chunks, on_step)
+        watches = watch(seen_by_step, len(todo))
         images = [Image.fromarray(pixels) for pixels in self.engine.decode(x)]
         return [
             Picture(image, judge(job.guard.mode, len(job.table), seen), self._record(job, subject, seed))

@@ -194,5 +194,5 @@ def test_a_request_without_meaning(embedded: Path, settings: dict, word: str) ->
 
 def test_a_graph_that_gives_nan_draws_nothing(embedded: Path) -> None:
     engine = Engine.open(embedded)
-    with pytest.raises(EngineError, match="not finite"):
+    with pytest.raises(EngineError, match="NaN or infinity"):
         engine.decode(np.full((1, 4, 8, 8), np.nan, np.float32))
