@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,47 @@ def engines(onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
         build.build(source, source, folder / prediction, options, lambda part: None)
         found[prediction] = folder / prediction
     return found
+
+
+@pytest.fixture(scope="session")
+def onnx_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Path]]:
+    """Family name -> (checkpoint, ONNX folder) of a tiny one, each exported once a run."""
+    import families
+
+    from safegen_export.checkpoint import open_checkpoint
+    from safegen_export.onnx import export
+
+    made: dict[tuple[str, bool], tuple[Path, Path]] = {}
+
+    def make(name: str, without_t5: bool = False) -> tuple[Path, Path]:
+        if (name, without_t5) not in made:
+            folder = tmp_path_factory.mktemp(name)
+            checkpoint = families.write(name, folder / "checkpoint")
+            opened = open_checkpoint(checkpoint, without_t5=without_t5,
+                                     null_class=10 if name == "classes" else None)  # fmt: skip
+            export(opened, folder / "onnx", clip_skip=0, report=lambda *figures: None)
+            made[name, without_t5] = checkpoint, folder / "onnx"
+        return made[name, without_t5]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def engine_of(onnx_of: Callable[..., tuple[Path, Path]]) -> Callable[..., tuple[Path, Path]]:
+    """Family name -> (checkpoint, engine for the CPU), each built once a run."""
+    from safegen_engines import build
+
+    made: dict[tuple[str, bool], tuple[Path, Path]] = {}
+
+    def make(name: str, without_t5: bool = False) -> tuple[Path, Path]:
+        if (name, without_t5) not in made:
+            checkpoint, source = onnx_of(name, without_t5)
+            options = build.Options(allow_unguarded=True)
+            build.build(checkpoint, source, source.parent / "engine", options, lambda part: None)
+            made[name, without_t5] = checkpoint, source.parent / "engine"
+        return made[name, without_t5]
+
+    return make
 
 
 @pytest.fixture

@@ -33,8 +33,6 @@ class Recipe:
     """Bytes that the compiler may use to try its kernels."""
     capabilities: tuple[str, ...] = ()
     """Compute capabilities to compile for; empty is this machine's GPU."""
-    strip: bool = False
-    """Leave the weights out; they come from the graph when the engine is opened."""
     timing_cache: Path | None = None
     """Kernel timings of earlier builds on this GPU, read and added to. TensorRT alone."""
 
@@ -82,9 +80,6 @@ def parser_errors(parser: Any) -> str:
 def _configure(trt: Any, builder: Any, network: Any, recipe: Recipe) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace)
-    if recipe.strip:
-        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
-        config.set_flag(trt.BuilderFlag.REFIT)
     if recipe.backend == RTX and recipe.capabilities:
         config.num_compute_capabilities = len(recipe.capabilities)
         for i, capability in enumerate(recipe.capabilities):

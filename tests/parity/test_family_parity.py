@@ -19,7 +19,6 @@ from schedulers import SCHEDULERS
 from safegen import Pipeline, Solver
 from safegen.guard_settings import Ratio
 from safegen.noise import normal_batch
-from safegen_engines import build
 from safegen_engines.freeze import find_images, freeze
 
 pytestmark = pytest.mark.slow
@@ -27,29 +26,6 @@ pytestmark = pytest.mark.slow
 TOLERANCE = 2
 """Of 255: both round to 8 bits, and float32 sums in another order differ by about 1e-5."""
 SEEDS = [5, 6]
-
-
-@pytest.fixture(scope="session")
-def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Path]]:
-    """Family name -> (checkpoint, engine), each built once a run."""
-    from safegen_export.checkpoint import open_checkpoint
-    from safegen_export.onnx import export
-
-    made: dict[tuple[str, bool], tuple[Path, Path]] = {}
-
-    def make(name: str, without_t5: bool = False) -> tuple[Path, Path]:
-        if (name, without_t5) not in made:
-            folder = tmp_path_factory.mktemp(name)
-            checkpoint = families.write(name, folder / "checkpoint")
-            opened = open_checkpoint(checkpoint, without_t5=without_t5,
-                                     null_class=10 if name == "classes" else None)  # fmt: skip
-            export(opened, folder / "onnx", clip_skip=0, report=lambda *figures: None)
-            options = build.Options(allow_unguarded=True)
-            build.build(checkpoint, folder / "onnx", folder / "engine", options, lambda part: None)
-            made[name, without_t5] = checkpoint, folder / "engine"
-        return made[name, without_t5]
-
-    return make
 
 
 @pytest.fixture

@@ -1,0 +1,295 @@
+"""Engines for RTX GPUs, compiled for real: TensorRT for RTX needs no GPU for that.
+
+If these fail, an engine is built that no RTX box loads, or a stale one is taken for a fresh one. What
+needs a GPU, running them, is in tests/gpu/.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import families
+import onnx
+import pytest
+import tiny
+from onnx import TensorProto, helper
+
+from safegen.engine import Engine
+from safegen.errors import EngineError, UsageError
+from safegen.manifest import RTX, TENSORRT, read_manifest, verify_files
+from safegen_engines import build, component, fingerprint, ort, profile, trt
+from safegen_engines.context import is_readable
+from safegen_engines.source import open_source
+from safegen_engines.target import TARGETS, check_machine, check_version, find_target
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def rtx(onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny engine shaped like Stable Diffusion, in fp16."""
+    out = tmp_path_factory.mktemp("rtx") / "engine"
+    build_for("rtx", onnx_folder, out)
+    return out
+
+
+def build_for(target: str, source: Path, out: Path, precision: str = "fp16") -> list[build.Built]:
+    built: list[build.Built] = []
+    options = build.Options(target=target, precision=precision, allow_unguarded=True)
+    build.build(source, source, out, options, built.append)
+    return built
+
+
+def test_every_component_is_compiled_and_sealed(rtx: Path) -> None:
+    manifest = read_manifest(rtx)
+    verify_files(rtx, manifest)
+    assert set(manifest.components) == {"text_encoder", "unet", "vae_decoder", "vae_encoder"}
+    for part in manifest.components.values():
+        assert part.compiled.backend == RTX
+        assert part.compiled.capabilities == ["8.6", "8.9", "12.0"]
+        assert {part.file, part.compiled.file, part.compiled.context} <= set(manifest.files)
+        assert part.precision == "fp16"
+        assert 1e-6 < part.parity.max_rel < 2e-2  # the typed graph against torch
+    graph = onnx.load(rtx / "unet.onnx")
+    assert not any(t.data_type == TensorProto.FLOAT16 for t in graph.graph.initializer)  # the stand-in
+    assert not list((rtx / ".build").glob("*/typed.onnx"))
+
+
+def test_guided_pictures_of_half_to_one_and_a_half_sides_fit(rtx: Path) -> None:
+    parts = read_manifest(rtx).components
+    assert parts["unet"].compiled.profile["sample"] == [[1, 4, 8, 8], [2, 4, 16, 16], [8, 4, 24, 24]]
+    assert parts["vae_encoder"].compiled.profile["sample"] == [
+        [1, 3, 16, 16], [1, 3, 32, 32], [8, 3, 48, 48],
+    ]  # fmt: skip
+    low, usual, high = parts["unet"].compiled.profile["encoder_hidden_states"]
+    assert (low[1], usual[1], high[1]) == (24, 24, 96)  # four windows of text
+    assert parts["unet"].compiled.profile["timestep"] == [[1], [2], [8]]
+
+
+READ = """
+import pathlib, sys
+import tensorrt_rtx as trt
+
+class Log(trt.ILogger):
+    def __init__(self):
+        trt.ILogger.__init__(self)
+
+    def log(self, severity, message):
+        print(message)
+
+log = Log()
+print("loaded", trt.Runtime(log).deserialize_cuda_engine(pathlib.Path(sys.argv[1]).read_bytes()) is not None)
+"""
+
+
+def test_the_runtime_reads_the_engine_up_to_where_it_needs_a_gpu(rtx: Path, tmp_path: Path) -> None:
+    """Without a GPU it checks the header and the size, then asks CUDA; a cut engine fails before."""
+    whole = (rtx / "unet.rtx").read_bytes()
+    (tmp_path / "cut.rtx").write_bytes(whole[:-100])
+    said = [
+        subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True).stdout
+        for path in (rtx / "unet.rtx", tmp_path / "cut.rtx")
+    ]
+    assert "Serialization" not in said[0]
+    assert "loaded True" in said[0] or "cudaError" in said[0]
+    assert "Serialization assertion" in said[1]
+
+
+def test_the_wrapper_names_the_engine_beside_it(rtx: Path) -> None:
+    manifest = read_manifest(rtx)
+    for part in manifest.components.values():
+        model = onnx.load(rtx / part.compiled.context)
+        (node,) = model.graph.node
+        assert (node.op_type, node.domain) == ("EPContext", "com.microsoft")
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        assert given["ep_cache_context"] == part.compiled.file.encode()
+        assert given["embed_mode"] == 0
+        assert given["source"] == b"NvTensorRTRTXExecutionProvider"
+        assert [i.name for i in model.graph.input] == list(part.inputs)
+        assert [o.name for o in model.graph.output] == list(part.outputs)
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_every_family_compiles_in_half_precision(
+    onnx_of: Callable[..., tuple[Path, Path]], tmp_path: Path, name: str
+) -> None:
+    source = open_source(onnx_of(name)[1])
+    for part in source.components:
+        typed = tmp_path / f"{part}.onnx"
+        ort.save_graph(ort.to_fp16(ort.load_graph(source.graph(part))), typed)
+        recipe = trt.Recipe(RTX, profile.shapes(source, part, TARGETS["rtx"]), 2**30, ("8.9",))
+        trt.compile_graph(part, typed, tmp_path / f"{part}.rtx", recipe, lambda *report: None)
+        assert (tmp_path / f"{part}.rtx").stat().st_size > 1e6
+
+
+def test_bf16_compiles_too(onnx_folder: Path, tmp_path: Path) -> None:
+    built = {b.name: b.component for b in build_for("rtx", onnx_folder, tmp_path / "engine", "bf16")}
+    assert {part.precision for part in built.values()} == {"bf16"}
+    assert built["unet"].parity.reference == "torch, weights alone"
+    assert 1e-4 < built["unet"].parity.max_rel < 5e-2
+
+
+def test_the_embedded_model_compiles(tmp_path: Path) -> None:
+    from safegen_export.checkpoint import open_checkpoint
+    from safegen_export.onnx import export
+
+    opened = open_checkpoint(tiny.EMBEDDED_CHECKPOINT)
+    export(opened, tmp_path / "onnx", clip_skip=0, report=lambda *figures: None)
+    built = build_for("rtx", tmp_path / "onnx", tmp_path / "engine")
+    assert [b.component.compiled.backend for b in built] == [RTX] * 4
+
+
+def test_what_the_parser_refuses_is_named_with_its_component(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    node = helper.make_node("NoSuchOperator", ["x"], ["y"], name="odd", domain="nowhere")
+    graph = helper.make_graph([node], "g", [value], [out])
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("nowhere", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), tmp_path / "g.onnx")
+    recipe = trt.Recipe(RTX, {"x": ((1,), (1,), (1,))}, 2**20, ("8.9",))
+    with pytest.raises(EngineError, match="unet: tensorrt-rtx cannot read the graph: NoSuchOperator odd"):
+        trt.compile_graph("unet", tmp_path / "g.onnx", tmp_path / "g.rtx", recipe, lambda *report: None)
+    assert not (tmp_path / "g.rtx").exists()
+
+
+def test_the_compiler_reports_its_progress(onnx_folder: Path, tmp_path: Path) -> None:
+    source, seen = open_source(onnx_folder), []
+    recipe = trt.Recipe(RTX, profile.shapes(source, "text_encoder", TARGETS["rtx"]), 2**30, ("8.9",))
+    trt.compile_graph(
+        "text_encoder", source.graph("text_encoder"), tmp_path / "x.rtx", recipe,
+        lambda *report: seen.append(report),
+    )  # fmt: skip
+    assert seen
+    assert all(0 <= share <= 1 for _, share in seen)
+
+
+# What an engine depends on
+
+
+def parts_of(folder: Path, **options: object) -> dict[str, str]:
+    return fingerprint.parts(folder, build.Options(**options).key())
+
+
+def test_the_same_inputs_give_the_same_fingerprint(onnx_folder: Path) -> None:
+    first, second = (fingerprint.fingerprint(parts_of(onnx_folder, target="rtx")) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("target", ["rtx", "orin-jp62"])
+def test_each_part_changes_the_fingerprint(onnx_folder: Path, target: str) -> None:
+    parts = parts_of(onnx_folder, target=target)
+    needed = {"weights", "graph", "configuration", "opset", "precision", "profiles", "guards", "onnx"}
+    needed |= {"tensorrt_rtx"} if target == "rtx" else {"gpu", "driver", "jetpack"}
+    assert needed <= set(parts)
+    whole = fingerprint.fingerprint(parts)
+    for name in parts:
+        changed = fingerprint.fingerprint({**parts, name: "other"})
+        assert changed != whole, name
+        assert list(fingerprint.explain(parts, {**parts, name: "other"})) == [name]
+
+
+def test_explain_names_the_changed_weights(onnx_folder: Path, rtx: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(rtx)
+    assert fingerprint.explain(manifest.parts, fingerprint.today(manifest.parts, "rtx", onnx_folder)) == {}
+    other = Path(shutil.copytree(onnx_folder, tmp_path / "other"))
+    path = other / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.013}))
+    different = fingerprint.explain(manifest.parts, fingerprint.today(manifest.parts, "rtx", other))
+    assert list(different) == ["configuration"]
+
+
+def test_a_stale_engine_is_built_anew(onnx_folder: Path, rtx: Path, monkeypatch) -> None:
+    options = build.Options(target="rtx", precision="fp16", allow_unguarded=True)
+    assert build.up_to_date(onnx_folder, rtx, options)
+    monkeypatch.setattr(fingerprint, "version", lambda name: "0.0")  # another library than built it
+    assert not build.up_to_date(onnx_folder, rtx, options)
+
+
+# What can be built where
+
+
+def test_no_target_promises_a_precision_without_reason_for_the_others() -> None:
+    for target in TARGETS.values():
+        for precision in {"fp32", "fp16", "bf16", "fp8", "int8"} - set(target.precisions):
+            if target.name == "cuda" and precision == "bf16":
+                continue
+            with pytest.raises(UsageError, match=r"\(.+\)"):
+                find_target(target.name, precision)
+
+
+@pytest.mark.parametrize(
+    ("target", "processor", "capability", "word"),
+    [
+        ("orin-jp62", "x86_64", "8.9", "aarch64 machine"),
+        ("orin-jp62", "aarch64", None, "no NVIDIA GPU"),
+        ("thor-jp72", "aarch64", "8.7", "11.0, and this one is 8.7"),
+        ("tensorrt", "x86_64", None, "no NVIDIA GPU"),
+    ],
+)
+def test_an_engine_that_could_not_run_is_not_built(target, processor, capability, word) -> None:
+    with pytest.raises(UsageError, match=word):
+        check_machine(TARGETS[target], processor, capability)
+
+
+def test_what_can_be_built_is() -> None:
+    check_machine(TARGETS["orin-jp62"], "aarch64", "8.7")
+    check_machine(TARGETS["tensorrt"], "x86_64", "9.0")
+    check_machine(TARGETS["rtx"], "x86_64", None)
+
+
+@pytest.mark.parametrize(
+    ("target", "version", "fits"),
+    [
+        ("orin-jp62", "10.3.0", True),
+        ("orin-jp62", "10.16.1", False),
+        ("orin-jp72", "10.16.1", True),
+        ("tensorrt", "11.0.0", True),
+        ("tensorrt", "8.6.1", False),
+        ("rtx", "1.7.1.116", True),
+        ("cpu", "whatever", True),
+    ],
+)
+def test_each_target_takes_its_own_versions(target: str, version: str, fits: bool) -> None:
+    if fits:
+        check_version(TARGETS[target], version)
+    else:
+        with pytest.raises(UsageError, match=version):
+            check_version(TARGETS[target], version)
+
+
+def test_onnx_runtime_hosts_get_no_wrapper_that_they_cannot_open() -> None:
+    assert is_readable(RTX, "1.7.1")
+    assert is_readable(TENSORRT, "10.3.0")
+    assert not is_readable(TENSORRT, "11.0.0")
+
+
+def test_a_gpu_engine_does_not_open_without_a_gpu(rtx: Path) -> None:
+    with pytest.raises(EngineError, match=r"GPU|CuPy"):
+        Engine.open(rtx)
+
+
+def test_one_failed_compilation_does_not_lose_the_others(
+    onnx_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def refuse(job, precision, progress):
+        raise EngineError("unet: found no engine")
+
+    here = component.compile_prepared
+    monkeypatch.setattr(component, "in_own_process", lambda f, *a, progress, memory: f(*a, progress))
+    monkeypatch.setattr(
+        component, "compile_prepared", lambda job, *a: (refuse if job.name == "unet" else here)(job, *a)
+    )
+    with pytest.raises(EngineError, match="found no engine"):
+        build_for("rtx", onnx_folder, tmp_path / "engine")
+    done = {p.parent.name for p in (tmp_path / "engine" / ".build").glob("*/done.json")}
+    assert done == {"text_encoder", "vae_decoder", "vae_encoder"}
+
+
+def test_fixed_targets_have_one_size(onnx_folder: Path) -> None:
+    shapes = profile.shapes(open_source(onnx_folder), "unet", TARGETS["orin-jp62"])
+    assert shapes["sample"] == ((1, 4, 16, 16), (2, 4, 16, 16), (2, 4, 16, 16))
