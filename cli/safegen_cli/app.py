@@ -10,7 +10,7 @@ import typer
 
 from safegen import __version__
 from safegen.errors import SafegenError, UsageError
-from safegen_cli import build_engine, doctor, freeze, generate, inspect
+from safegen_cli import bench, build_engine, doctor, freeze, generate, inspect
 from safegen_cli.console import say
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ app.command("build-engine")(build_engine.build_engine)
 app.command("freeze")(freeze.freeze)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from safegen.errors import EngineError
 from safegen.machine import gpu
 from safegen.session import Session
-from safegen_engines.source import Source
+from safegen_engines.source import VAE, Source
 from safegen_engines.target import Target
 from safegen_engines.trt import Profile
 
@@ -34,7 +34,7 @@ def _dim(
         return fixed
     if axis == 0:
         guided = 2 if component == source.model and source.conditioning.guidance == "classifier-free" else 1
-        return (1, guided, target.sides.batch)[which]
+        return (1, guided, 1 if component in VAE else target.sides.batch)[which]
     if len(shape) == 4:
         return _side(source, component, target, which)
     windows = (1, 1, target.sides.windows)[which]

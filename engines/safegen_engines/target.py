@@ -19,6 +19,7 @@ class Sides:
     smallest: float
     largest: float
     batch: int
+    """The autoencoder takes one picture at a time: its activations are the largest."""
     windows: int
     """Windows of text, for prompts longer than one."""
 

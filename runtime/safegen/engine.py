@@ -27,6 +27,14 @@ MODELS = Path(__file__).parent / "models"
 """The engines that ship in the package: ``fashion`` (text) and ``pixels`` (classes, no autoencoder)."""
 
 
+def find_engine(folder: Path | str) -> Path:
+    """The folder itself, or, where there is none of that name, the engine of :data:`MODELS`."""
+    path = Path(folder)
+    if not path.exists() and str(folder) == path.name and (MODELS / path).is_dir():
+        return MODELS / path
+    return path
+
+
 class Engine:
     """Graphs are opened at first use, after every byte of the folder has been verified."""
 
@@ -53,9 +61,7 @@ class Engine:
         Raises:
             EngineError: anything missing, changed or unknown, or no GPU; the message names it.
         """
-        path = Path(folder)
-        if not path.exists() and str(folder) == path.name and (MODELS / path).is_dir():
-            path = MODELS / path
+        path = find_engine(folder)
         manifest = read_manifest(path)
         verify_files(path, manifest)
         where = device or open_device("cpu" if manifest.target == "cpu" else "cuda")
@@ -96,11 +102,26 @@ class Engine:
 
     def run(self, component: str, **inputs: Any) -> dict[str, Array]:
         """Run a component once; where it gives NaN or infinity, its float32 graph instead."""
-        outputs = self.session(component).run(**inputs)
+        outputs = self._run_in_parts(component, inputs)
         if all(map(is_finite, outputs.values())):
             return outputs
         self.fall_back(component)
         return self.run(component, **inputs)
+
+    def _run_in_parts(self, component: str, inputs: dict[str, Any]) -> dict[str, Array]:
+        """Run a batch, in as many parts as the largest batch of a compiled graph makes of it."""
+        compiled, session = self.manifest.components[component].compiled, self.session(component)
+        count = next(iter(inputs.values())).shape[0]
+        largest = count
+        if compiled and component not in self._fallen:
+            largest = min(high[0] for _, _, high in compiled.profile.values() if high)
+        if count <= largest:
+            return session.run(**inputs)
+        parts = [
+            session.run(**{name: x[start : start + largest, ...] for name, x in inputs.items()})
+            for start in range(0, count, largest)
+        ]
+        return {name: self.device.xp.concat([part[name] for part in parts]) for name in parts[0]}
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -224,7 +245,8 @@ class Engine:
         model = self.session(self.manifest.model)
         rank = len(model.inputs["timestep"][1])
         time = np.full((x.shape[0],) if rank else (), timestep)
-        return next(iter(model.run(sample=x, timestep=time, **given).values()))
+        outputs = self._run_in_parts(self.manifest.model, {"sample": x, "timestep": time, **given})
+        return next(iter(outputs.values()))
 
     def decode(self, latents: Array) -> NDArray[np.uint8]:
         """Latents (B, C, H', W') to RGB pixels (B, H, W, 3); pixels without an autoencoder are as they are.

@@ -15,7 +15,7 @@ from safegen.image import read_metadata
 from safegen_cli.app import app
 
 SAFEGEN = Path(sys.executable).parent / "safegen"
-COMMANDS = ["build-engine", "doctor", "freeze", "generate", "inspect"]
+COMMANDS = ["bench", "build-engine", "doctor", "freeze", "generate", "inspect"]
 
 
 def run(*arguments: object, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -69,7 +69,7 @@ class Compiles:
 def test_a_compiled_graph_that_gives_nan_is_replaced_by_its_float32_one(monkeypatch, component: str) -> None:
     engine = Engine.open("fashion")
     plain = Pipeline(engine, read_bundle(MODELS / "fashion" / "default.negation"))("a coat", steps=3)[0]
-    compiled = Compiled(f"{component}.rtx", None, RTX, "1.7", ["8.9"], {})
+    compiled = Compiled(f"{component}.rtx", None, RTX, "1.7", ["8.9"], {"x": [[1], [1], [64]]})
     parts = dict(engine.manifest.components)
     parts[component] = msgspec.structs.replace(parts[component], compiled=compiled)
     broken = Engine(engine.folder, msgspec.structs.replace(engine.manifest, components=parts), engine.device)
@@ -81,6 +81,33 @@ def test_a_compiled_graph_that_gives_nan_is_replaced_by_its_float32_one(monkeypa
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once a process, not once a picture
         pipeline("a coat", steps=2)
+
+
+class TakesTwo(Compiles):
+    """Stands for a compiled graph whose largest batch is 2."""
+
+    def run(self, **inputs):
+        assert all(x.shape[0] <= 2 for x in inputs.values())
+        return self.real.run(**inputs)
+
+
+def test_a_batch_larger_than_a_compiled_graph_takes_is_drawn_in_parts(monkeypatch) -> None:
+    engine = Engine.open("fashion")
+    bundle = read_bundle(MODELS / "fashion" / "default.negation")
+    plain = Pipeline(engine, bundle)("a coat", n=5, steps=2, batch_size=5)
+    monkeypatch.setattr("safegen.engine.TrtSession", TakesTwo)
+    parts = {
+        name: msgspec.structs.replace(
+            part, compiled=Compiled(f"{name}.rtx", None, RTX, "1.7", ["8.9"], {"x": [[1], [1], [2]]})
+        )
+        for name, part in engine.manifest.components.items()
+    }
+    manifest = msgspec.structs.replace(engine.manifest, components=parts)
+    pictures = Pipeline(Engine(engine.folder, manifest, engine.device), bundle)(
+        "a coat", n=5, steps=2, batch_size=5
+    )
+    for ours, theirs in zip(pictures, plain, strict=True):
+        assert np.abs(np.asarray(ours.image).astype(int) - np.asarray(theirs.image)).max() <= 1
 
 
 @pytest.mark.skipif(gpu() is not None, reason="this machine has a GPU")

@@ -1,0 +1,60 @@
+"""``safegen bench``: how fast an engine draws here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from safegen_cli.console import Json, answer, bar
+
+
+def bench(
+    engine: Annotated[Path | None, typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
+    bundle: Annotated[Path | None, typer.Option("-b", "--bundle", help="Negation bundle; the engine's own if left out.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Model evaluations; the engine's default if left out.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.")] = 1,
+    runs: Annotated[int, typer.Option(min=1, help="Batches to take the median of, after one that warms up.")] = 3,
+    cuda_graphs: Annotated[bool, typer.Option("--cuda-graphs", help="Let compiled engines replay captured launches.")] = False,
+    against: Annotated[Path | None, typer.Option(help="The engine's checkpoint, to time diffusers on it beside.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Time an engine: each component, a step, the guard's share of it, pictures a second, memory.
+
+    Example: safegen bench -e engine/ --against stable-diffusion-v1-5/
+    """
+    from safegen.bench import bench as measure
+
+    with bar("batches") as progress:
+        task = progress.add_task("drawing", total=runs + 1, note="")
+        result = measure(
+            engine, bundle, steps=steps, batch=batch_size, runs=runs, cuda_graphs=cuda_graphs,
+            progress=lambda done: progress.update(task, completed=done),
+        )  # fmt: skip
+    found: dict[str, Any] = asdict(result)
+    if against:
+        from safegen_export.compare import seconds_a_batch
+
+        seconds = seconds_a_batch(
+            against, size=result.size, steps=result.steps, batch=result.batch, runs=runs
+        )
+        found["diffusers_images_per_second"] = result.batch / seconds
+        found["times_diffusers"] = result.images_per_second * seconds / result.batch
+    if as_json:
+        answer(found)
+        return
+    for name, ms in result.components_ms.items():
+        print(f"{name:22} {ms:10.2f} ms")
+    print(f"{'a step':22} {result.step_ms:10.2f} ms")
+    print(f"{'the guard in a step':22} {result.guard_ms:10.2f} ms  {result.guard_share:.1%}")
+    print(f"{'opening':22} {result.open_seconds:10.2f} s")
+    print(f"{'pictures':22} {result.images_per_second:10.3f} a second, {result.size[0]}x{result.size[1]},"
+          f" {result.steps} steps, {result.batch} at a time, on {result.device}")  # fmt: skip
+    print(f"{'peak memory':22} {result.peak_memory_mib:10.0f} MiB")
+    if result.gpu_memory_mib is not None:
+        print(f"{'on the GPU':22} {result.gpu_memory_mib:10.0f} MiB")
+    if against:
+        print(f"{'diffusers':22} {found['diffusers_images_per_second']:10.3f} a second;"
+              f" this is {found['times_diffusers']:.2f} times as fast")  # fmt: skip
