@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check lint model clean
+.PHONY: demo test check lint model test-gpu clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python examples/demo.py
@@ -13,6 +13,11 @@ test: .venv/dev.stamp lint
 
 check: .venv/dev.stamp lint
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+# On a machine with an NVIDIA GPU, in an environment made by hand (docs/rtx.md, docs/jetson.md).
+# Leaves gpu-report.json.
+test-gpu:
+	$(PYTHON) -m pytest -m gpu tests/gpu
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 from judge import Judge, frechet, grey
 from prompts import GARMENTS, all_prompts
 from safegen import Pipeline
-from safegen.pipeline import EMBEDDED
+from safegen.engine import MODELS
 
 pytestmark = pytest.mark.slow
 
@@ -51,8 +51,30 @@ def test_the_default_bundle_removes_what_it_negates_and_keeps_the_rest(judge, pi
     assert sum(p.verdict.opened > 0 for p in pictures) <= 6  # asked for 2 %; 3 sigma of 90
 
 
-def test_what_ships_stays_under_25_mb() -> None:
-    assert sum(f.stat().st_size for f in EMBEDDED.iterdir()) < 25e6
+@pytest.fixture(scope="module")
+def pixels() -> Pipeline:
+    return Pipeline.load("pixels")
+
+
+def test_the_pixel_model_draws_its_classes_and_without_one(judge: Judge, pixels: Pipeline) -> None:
+    labels = [g.label for g in GARMENTS for _ in range(6)]
+    pictures = pixels(class_label=labels, seed=list(range(60)), guard="off", batch_size=30)
+    assert (judge(grey(pictures))[0] == labels).mean() > 0.85  # measured 0.98 over 540
+    free = pixels(n=60, guard="off", batch_size=30)
+    assert len(set(judge(grey(free))[0])) >= 7  # of ten classes; each is a tenth of the data
+
+
+def test_its_default_bundle_removes_what_it_negates(judge: Judge, pixels: Pipeline) -> None:
+    pictures = pixels(class_label=7, n=40, guard="ratio", batch_size=40)
+    assert (judge(grey(pictures))[0] == 7).mean() <= 0.35  # docs/guards.md has the share over 120
+    others = [g.label for g in GARMENTS if g.label != 7] * 4
+    kept = pixels(class_label=others, seed=list(range(36)), guard="ratio", batch_size=36)
+    assert sum(p.verdict.opened > 0 for p in kept) <= 3  # asked for 2 %; 3 sigma of 36
+
+
+@pytest.mark.parametrize(("name", "most"), [("fashion", 25e6), ("pixels", 6e6)])
+def test_what_ships_stays_small(name: str, most: float) -> None:
+    assert sum(f.stat().st_size for f in (MODELS / name).iterdir()) < most
 
 
 def test_the_distance_is_zero_to_itself_and_grows_with_a_shift() -> None:

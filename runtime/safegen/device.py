@@ -49,7 +49,9 @@ def open_device(name: str) -> Device:
         ) from None
     try:
         cupy.cuda.Device(0).use()
-        return Device("cuda", xp, cupy.cuda.Stream(non_blocking=True))
+        stream = cupy.cuda.Stream(non_blocking=True)
+        stream.use()  # for this thread; another enters Device.active
+        return Device("cuda", xp, stream)
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise EngineError(f"no NVIDIA GPU answers ({error}). Run 'safegen doctor'.") from None
 

@@ -1,0 +1,177 @@
+"""The runtime on a GPU. If these fail, a GPU draws other pictures than the CPU, or lets through what the
+CPU's guard stops.
+
+``make test-gpu`` runs them and leaves gpu-report.json. None has run where the project is developed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from safegen import Pipeline
+from safegen.bench import bench
+from safegen.bundle import read_bundle
+from safegen.device import Device, to_host
+from safegen.engine import MODELS, Engine
+from safegen.errors import EngineError
+from safegen.guard import on
+from safegen.guard_settings import open_guard, parse_guard
+from safegen.manifest import Component, File, read_manifest, write_manifest
+from safegen.noise import normal_batch
+from safegen.probe import need_of, probe, probe_compilers
+from safegen.seal import ZEROS, file_sha256
+from safegen.solver import Solver
+from safegen.trt_session import fits
+from safegen_engines import parity
+from safegen_engines.source import open_source
+
+pytestmark = pytest.mark.gpu
+
+GUARDS = ["ratio", "theorem", "paper", "official:nudity", "spell", "sgf", "bank-mean", "renoise-only"]
+BUNDLE = MODELS / "fashion" / "default.negation"
+Built = Callable[[str], Path]
+
+
+def test_everything_that_is_installed_works(note: Callable[..., None]) -> None:
+    probes = [*probe(MODELS / "fashion" / "text_encoder.onnx"), *probe_compilers()]
+    for found in probes:
+        note(what="probe", **asdict(found))
+    assert next(p for p in probes if p.provider == "CUDAExecutionProvider").works
+    assert all(p.works for p in probes if p.provider.startswith("tensorrt"))
+
+
+def test_each_component_agrees_with_its_reference(
+    engine_for: Built, fashion_onnx: Path, device: Device, target: str, note: Callable[..., None]
+) -> None:
+    source, engine = open_source(fashion_onnx), Engine.open(engine_for(target))
+    for name, part in engine.manifest.components.items():
+        reference, cases = parity.read_cases(source, name)
+        for inputs, expected in _taken(cases, part):
+            with device.active():
+                outputs = engine.session(name).run(**inputs)
+                found = {k: to_host(v).astype(np.float64) for k, v in outputs.items()}
+            for key, wanted in expected.items():
+                difference = np.abs(found[key] - wanted).max() / np.abs(wanted).max()
+                note(what="parity", target=target, component=name, reference=reference, relative=difference)
+                assert difference < parity.TOLERANCE[part.precision]
+
+
+def _taken(cases: list[parity.Case], part: Component) -> list[parity.Case]:
+    """The first picture of each case, where the size is one that the compiled graph takes."""
+    first = [[{k: v[:1] for k, v in side.items()} for side in case] for case in cases]
+    if part.compiled is None:
+        return [(inputs, expected) for inputs, expected in first]
+    bounds = {k: (low, high) for k, (low, _, high) in part.compiled.profile.items()}
+    return [(i, e) for i, e in first if all(fits(bounds[k], v.shape) for k, v in i.items())]
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_a_guard_computes_the_same_on_both_sides(device: Device, name: str) -> None:
+    engine, bundle, settings = Engine.open("fashion"), read_bundle(BUNDLE), parse_guard(name)
+    table = engine.plan(Solver("ddim"), 10, (32, 32))
+    seeds = list(range(8))
+    sides = []
+    for xp in (np, device.xp):
+        with device.active():
+            guard = open_guard(settings, bundle, on(bundle.bank(), xp), table)
+            x, x0 = (xp.asarray(normal_batch(seeds, i, (4, 8, 8))) for i in (0, 1))
+            found = []
+            for i in range(len(table)):
+                x_next, x0_next, evidence = guard(
+                    x, x0, i, lambda k, stream=1, xp=xp: xp.asarray(normal_batch(seeds, k, (4, 8, 8)))
+                )
+                found += [to_host(x_next), to_host(x0_next), *(map(to_host, evidence or ()))]
+        sides.append(found)
+    for ours, theirs in zip(*sides, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)  # cuBLAS adds in another order
+
+
+@pytest.mark.parametrize("guard", ["ratio", "off"])
+def test_pictures_and_verdicts_are_those_of_the_cpu(engine_for: Built, target: str, guard: str) -> None:
+    prompts = ["a photo of a sneaker", "a photo of a coat", "a photo of a bag", "a photo of kicks"]
+    sides = [
+        Pipeline.load(engine, BUNDLE)(prompts, seed=[1, 2, 3, 4], guard=guard)
+        for engine in ("fashion", engine_for(target))
+    ]
+    for cpu, ours in zip(*sides, strict=True):
+        a, b = (np.asarray(p.image).astype(int) for p in (cpu, ours))
+        assert np.abs(a - b).mean() < 4  # half precision over 25 steps
+        assert (cpu.verdict.opened > 0) == (ours.verdict.opened > 0)
+
+
+def test_a_seed_draws_the_same_picture_at_every_batch_size(engine_for: Built, target: str) -> None:
+    pipeline = Pipeline.load(engine_for(target))
+    together = pipeline("a coat", n=3, seed=5, steps=6, batch_size=3)
+    alone = pipeline("a coat", n=3, seed=5, steps=6, batch_size=1)
+    for a, b in zip(together, alone, strict=True):
+        assert np.abs(np.asarray(a.image).astype(int) - np.asarray(b.image)).max() <= 8
+
+
+def test_captured_launches_draw_the_same(engine_for: Built, target: str) -> None:
+    """Shapes in turn: a graph that was captured for one must not be replayed for another."""
+    plain = Pipeline.load(engine_for(target))
+    captured = Pipeline(
+        Engine.open(engine_for(target), cuda_graphs=True),
+        read_bundle(engine_for(target) / "default.negation"),
+    )
+    for scale in (3.0, 1.0, 3.0):  # two batches of the model, one, two
+        asked = {"seed": 7, "steps": 5, "guidance_scale": scale}
+        a, b = (np.asarray(p("a coat", **asked)[0].image).astype(int) for p in (plain, captured))
+        assert np.abs(a - b).max() <= 1
+
+
+def test_memory_does_not_grow(engine_for: Built, target: str, note: Callable[..., None]) -> None:
+    import cupy
+
+    pipeline = Pipeline.load(engine_for(target))
+    pipeline("a coat", steps=4, n=2)
+    free = [cupy.cuda.runtime.memGetInfo()[0]]
+    for seed in range(20):
+        pipeline("a coat", steps=4, n=2, seed=seed)
+    free.append(cupy.cuda.runtime.memGetInfo()[0])
+    note(what="memory", target=target, mib=(free[0] - free[1]) / 2**20)
+    assert free[0] - free[1] < 64 * 2**20
+
+
+def test_an_image_to_start_from(engine_for: Built, target: str) -> None:
+    from PIL import Image
+
+    pipeline = Pipeline.load(engine_for(target))
+    assert pipeline("a coat", steps=6, init=Image.new("RGB", (32, 32), "gray"), strength=0.5)
+
+
+def test_doctor_says_that_it_fits(engine_for: Built, target: str) -> None:
+    assert need_of(engine_for(target)).problem is None
+
+
+def test_a_cut_engine_is_refused_in_one_line(engine_for: Built, target: str, tmp_path: Path) -> None:
+    """Cut and sealed again, so that only the library can notice."""
+    folder = Path(shutil.copytree(engine_for(target), tmp_path / "engine"))
+    manifest = read_manifest(folder)
+    compiled = manifest.components["unet"].compiled
+    if compiled is None:
+        pytest.skip("nothing is compiled for this target")
+    path = folder / compiled.file
+    path.write_bytes(path.read_bytes()[:-4096])
+    files = {**manifest.files, compiled.file: File(file_sha256(path), path.stat().st_size)}
+    write_manifest(folder, msgspec.structs.replace(manifest, digest=ZEROS, files=files))
+    with pytest.raises(EngineError, match=compiled.file):
+        Pipeline.load(folder)("a coat", steps=2)
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_the_timing_table(
+    engine_for: Built, target: str, cuda_graphs: bool, note: Callable[..., None]
+) -> None:
+    """Figures for the report; how fast is fast enough is not a test's to say."""
+    for batch in (1, 4):
+        result = bench(engine_for(target), None, batch=batch, cuda_graphs=cuda_graphs)
+        note(what="bench", cuda_graphs=cuda_graphs, **asdict(result))
+        assert result.images_per_second > 0
