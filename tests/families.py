@@ -17,12 +17,16 @@ from diffusers import (
     DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     LatentConsistencyModelPipeline,
     LCMScheduler,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
@@ -124,6 +128,18 @@ def dit() -> DiTPipeline:
     return DiTPipeline(transformer, vae(), DDIMScheduler(clip_sample=False))
 
 
+def pixart(cls: type = PixArtSigmaPipeline, sample_size: int = 16) -> Any:
+    """T5 with its mask, learned variance, one square size. At 128 it is told the resolution."""
+    transformer = PixArtTransformer2DModel(
+        sample_size=sample_size, patch_size=2, in_channels=4, out_channels=8, num_layers=2,
+        attention_head_dim=12, num_attention_heads=4, cross_attention_dim=48, caption_channels=48, norm_num_groups=8,
+        interpolation_scale=1,
+    )  # fmt: skip
+    torch.nn.init.normal_(transformer.scale_shift_table, std=0.3)
+    schedule = DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
+    return cls(t5_tokenizer(), t5(), vae(), transformer, schedule)
+
+
 def lcm() -> LatentConsistencyModelPipeline:
     """The guidance scale is an input of the model."""
     tokenizer = clip_tokenizer()
@@ -188,12 +204,18 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "ddpm": ddpm,
     "classes": ddim_classes,
     "dit": dit,
+    "pixart-sigma": pixart,
+    "pixart-alpha": lambda: pixart(PixArtAlphaPipeline, 128),
     "lcm": lcm,
     "sdxl": sdxl,
     "sd3": sd3,
     "flux-dev": flux,
     "flux-schnell": lambda: flux(guidance=False),
 }
+
+
+SMALL = [name for name in FAMILIES if name != "pixart-alpha"]
+"""All but the one of 128 latents a side, which takes seconds a step."""
 
 
 def write(name: str, folder: Path) -> Path:

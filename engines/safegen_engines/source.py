@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from safegen.errors import EngineError
 from safegen.manifest import Conditioning, LatentSpace, TextWindow
@@ -51,8 +52,12 @@ class Source:
 
     @property
     def scheduler(self) -> dict[str, Any]:
-        """The checkpoint's scheduler configuration."""
-        return _read(self.folder / "scheduler" / "scheduler_config.json")
+        """The checkpoint's scheduler configuration, without infinities, for which JSON has no words.
+
+        diffusers saves DPMSolverMultistepScheduler's ``lambda_min_clipped`` as -Infinity: no clipping.
+        """
+        config = _read(self.folder / "scheduler" / "scheduler_config.json")
+        return {k: v for k, v in config.items() if not isinstance(v, float) or math.isfinite(v)}
 
     @property
     def solver(self) -> str:
@@ -165,7 +170,12 @@ class Source:
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return read_clip_tables(folder), window
         if (folder / "tokenizer.json").is_file():
-            return Tokenizer.from_file(str(folder / "tokenizer.json")), window
+            found = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            if self.exported.get("lowercase"):
+                before = [normalizers.Lowercase(), normalizers.Strip()]
+                own = [found.normalizer] if found.normalizer else []
+                found.normalizer = normalizers.Sequence([*before, *own])
+            return found, window
         raise EngineError(f"{folder}: neither vocab.json and merges.txt nor tokenizer.json is here.")
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from safegen.errors import ExportError
 from safegen.manifest import Conditioning
-from safegen_export.family import FAMILIES, Family
+from safegen_export.family import FAMILIES, LEGACY, Family
 
 WEIGHTLESS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 
@@ -112,7 +112,7 @@ def _parts(folder: Path, index: dict[str, Any], family: Family, without_t5: bool
         cls = (index.get(part) or [None, None])[1]
         if part in family.optional and (without_t5 or cls is None):
             continue
-        if cls not in (expected, expected + "Fast"):
+        if cls not in (expected, expected + "Fast", LEGACY.get(expected)):
             raise ExportError(f"{folder}: its {part} is {cls}; this family has a {expected}.")
         found.append(part)
     return found

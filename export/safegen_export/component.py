@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from safegen.errors import ExportError
 from safegen_export import module
 from safegen_export.checkpoint import Checkpoint
-from safegen_export.family import T5_TOKENS
+from safegen_export.family import LEGACY, T5_TOKENS
 from safegen_export.lora import fused_pipeline
 
 disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -115,8 +115,8 @@ def _sizes(checkpoint: Checkpoint) -> tuple[Size, Size]:
 
 
 def _square(checkpoint: Checkpoint) -> bool:
-    """DiT knows one square size: its positions are part of its weights."""
-    return checkpoint.family.parts[checkpoint.family.model] == "DiTTransformer2DModel"
+    """DiT and PixArt know one square size: their positions are part of the graph."""
+    return checkpoint.family.parts[checkpoint.family.model] in LEGACY
 
 
 def _text_encoder(checkpoint: Checkpoint, name: str, clip_skip: int) -> Graph:
@@ -154,12 +154,12 @@ def text_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
         config = checkpoint.configs[name]
         length = checkpoint.family.max_length.get(name) or config.get("max_position_embeddings", 0)
         width = config["projection_dim"] if kind == "text_embeds" else config.get("hidden_size")
-        return int(length), int(width or config["d_model"])
+        return int(length), int(length if kind == "attention_mask" else width or config["d_model"])
 
     found = {}
     for given, rows in checkpoint.conditioning().text.items():
         width = max(sum(shape(output)[1] for output in row) for row in rows)
-        pooled = rows[0][0].split(".")[1] in ("text_embeds", "pooler_output")
+        pooled = rows[0][0].split(".")[1] in ("text_embeds", "pooler_output", "attention_mask")
         found[given] = (width,) if pooled else (sum(shape(row[0])[0] for row in rows), width)
     return found
 
@@ -173,6 +173,8 @@ def _wrap(checkpoint: Checkpoint, model: Any) -> nn.Module:
     kind = checkpoint.family.parts[checkpoint.family.model]
     if kind == "SD3Transformer2DModel":
         return module.Sd3(model, 0 if "text_encoder_3" in checkpoint.configs else T5_TOKENS)
+    if kind == "PixArtTransformer2DModel":
+        return module.PixArt(model, 2 ** (len(checkpoint.configs["vae"]["block_out_channels"]) - 1))
     wrappers: dict[str, type[nn.Module]] = {
         "UNet2DConditionModel": module.TextUnet,
         "UNet2DModel": module.Unet,
@@ -187,15 +189,19 @@ def _model(checkpoint: Checkpoint) -> Graph:
     model, config = _load(checkpoint, name), checkpoint.configs[name]
     spec, shapes = checkpoint.conditioning(), text_shapes(checkpoint)
     packed, sizes = checkpoint.family.parts[name] == "FluxTransformer2DModel", _sizes(checkpoint)
+    masked = "encoder_attention_mask" in shapes  # its window is part of the graph
     channels = int(config["in_channels"]) // (4 if packed else 1)
 
     def example(size: Size) -> dict[str, Tensor]:
-        count, windows = size[0], 1 if size == sizes[0] else 2
+        count, windows = size[0], 1 if size == sizes[0] or masked else 2
         inputs = {
             "sample": torch.randn(count, channels, *size[1:]),
             "timestep": torch.rand(count) * 999,
             **{given: torch.randn(count, *_longer(shape, windows)) for given, shape in shapes.items()},
         }
+        if "encoder_attention_mask" in inputs:  # of some words and padding after them
+            length = inputs["encoder_hidden_states"].shape[1]
+            inputs["encoder_attention_mask"] = (torch.arange(length) < length // 2).float().repeat(count, 1)
         if spec.classes:
             inputs["class_labels"] = torch.randint(spec.classes, (count,))
         if "text_embeds" in inputs:
@@ -207,7 +213,8 @@ def _model(checkpoint: Checkpoint) -> Graph:
         return inputs
 
     dims = dict.fromkeys(example(sizes[0]), BATCH)
-    dims |= {given: BATCH | {1: "tokens"} for given, shape in shapes.items() if len(shape) == 2}
+    if not masked:
+        dims |= {given: BATCH | {1: "tokens"} for given, shape in shapes.items() if len(shape) == 2}
     dims["sample"] = BATCH if _square(checkpoint) else BATCH | AREA
     return Graph(name, _wrap(checkpoint, model), example, dims, ("out_sample",), sizes)
 

@@ -27,6 +27,8 @@ class Family:
     """Windows that differ from the tokenizer's own."""
     timestep_spacing: str | None = None
     """How the pipeline spaces noise levels where its scheduler's configuration does not say."""
+    lowercase: bool = False
+    """The pipeline strips prompts and makes them lower case."""
 
 
 _SD = {
@@ -37,6 +39,19 @@ _SD = {
 }
 _SD_TEXT = {"encoder_hidden_states": [["text_encoder.last_hidden_state"]]}
 _PENULTIMATE = ["text_encoder.penultimate", "text_encoder_2.penultimate"]
+
+_PIXART = {
+    "text_encoder": "T5EncoderModel",
+    "transformer": "PixArtTransformer2DModel",
+    "vae": "AutoencoderKL",
+    "tokenizer": "T5Tokenizer",
+}
+_PIXART_TEXT = {
+    "encoder_hidden_states": [["text_encoder.last_hidden_state"]],
+    "encoder_attention_mask": [["text_encoder.attention_mask"]],
+}
+LEGACY = {"DiTTransformer2DModel": "Transformer2DModel", "PixArtTransformer2DModel": "Transformer2DModel"}
+"""What checkpoints from before the class was split name it."""
 
 FAMILIES = {
     "StableDiffusionPipeline": Family(_SD, text=_SD_TEXT),
@@ -80,6 +95,12 @@ FAMILIES = {
         },
         max_length={"text_encoder_2": 512},
         timestep_spacing="trailing",
+    ),
+    "PixArtAlphaPipeline": Family(
+        _PIXART, model="transformer", text=_PIXART_TEXT, max_length={"text_encoder": 120}, lowercase=True
+    ),
+    "PixArtSigmaPipeline": Family(
+        _PIXART, model="transformer", text=_PIXART_TEXT, max_length={"text_encoder": 300}, lowercase=True
     ),
     "DDPMPipeline": Family({"unet": "UNet2DModel"}),
     "DDIMPipeline": Family({"unet": "UNet2DModel"}),

@@ -19,12 +19,18 @@ class TextEncoder(nn.Module):
         self.model, self.outputs, self.clip_skip = model, tuple(outputs), clip_skip
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        """``penultimate`` is the layer before the last, without the final norm."""
-        out = self.model(input_ids=input_ids, output_hidden_states="penultimate" in self.outputs)
-        return tuple(
-            out.hidden_states[-(self.clip_skip + 2)] if name == "penultimate" else getattr(out, name)
-            for name in self.outputs
-        )
+        """``penultimate`` is the layer before the last, without the final norm.
+
+        With ``attention_mask``, (B, L) of 1 and 0, among its outputs the encoder itself minds it, too.
+        """
+        given: dict[str, Tensor] = {}
+        if "attention_mask" in self.outputs:
+            given["attention_mask"] = (input_ids != self.model.config.pad_token_id).long()
+        out = self.model(input_ids=input_ids, output_hidden_states="penultimate" in self.outputs, **given)
+        named = {"attention_mask": given["attention_mask"].float()} if given else {}
+        if "penultimate" in self.outputs:
+            named["penultimate"] = out.hidden_states[-(self.clip_skip + 2)]
+        return tuple(named[name] if name in named else getattr(out, name) for name in self.outputs)
 
 
 class TextUnet(nn.Module):
@@ -71,6 +77,37 @@ class Dit(nn.Module):
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
         """Latents (B, C, H, W), timesteps (B,), labels (B,) -> epsilon."""
         out: Tensor = self.model(sample, timestep, class_labels, return_dict=False)[0]
+        return out[:, : sample.shape[1]]
+
+
+class PixArt(nn.Module):
+    """PixArtTransformer2DModel (arXiv 2310.00426, 2403.04692); its learned variance is left out.
+
+    Args:
+        model: the transformer.
+        downscale: pixels a latent: larger models are told the picture's resolution.
+    """
+
+    def __init__(self, model: Any, downscale: int) -> None:
+        super().__init__()
+        self.model, self.downscale = model, downscale
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor
+    ) -> Tensor:
+        """Latents (B, C, H, W), timesteps (B,), T5 (B, L, E), its mask (B, L) -> epsilon."""
+        # one batch: the exporter names each input's on its own, and the mask is reshaped by another's
+        torch._check(encoder_attention_mask.shape[0] == sample.shape[0])
+        torch._check(encoder_hidden_states.shape[0] == sample.shape[0])
+        added = {"resolution": None, "aspect_ratio": None}
+        if self.model.use_additional_conditions:
+            height, width = (side * self.downscale for side in sample.shape[2:])
+            added["resolution"] = sample.new_tensor([height, width]).expand(sample.shape[0], 2)
+            added["aspect_ratio"] = sample.new_tensor([height / width]).expand(sample.shape[0], 1)
+        out: Tensor = self.model(
+            sample, encoder_hidden_states, timestep=timestep, added_cond_kwargs=added,
+            encoder_attention_mask=encoder_attention_mask, return_dict=False,
+        )[0]  # fmt: skip
         return out[:, : sample.shape[1]]
 
 

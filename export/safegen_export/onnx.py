@@ -13,10 +13,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
+from onnxscript import opset20 as op
 
 from safegen.errors import ExportError
 from safegen.manifest import OPSET
@@ -95,10 +97,16 @@ def _export_one(graph: Graph, folder: Path) -> None:
                 output_names=list(graph.outputs),
                 dynamic_shapes=graph.dims,
                 external_data=weight_bytes > EXTERNAL_DATA_BYTES,
+                custom_translation_table={torch.ops.aten.squeeze.dim: _squeeze},
             )
     except Exception as error:  # the exporter has no common base for its errors
         reason = str(error).strip().splitlines()[0]
         raise ExportError(f"{graph.name}: torch.onnx.export failed ({reason}).") from error
+
+
+def _squeeze(x: Any, dim: int) -> Any:
+    """As torch: a dimension that is not 1 stays. ONNX's Squeeze refuses it (PixArt's last one)."""
+    return op.Squeeze(x, op.Constant(value_ints=[dim])) if x.shape[dim] == 1 else op.Identity(x)
 
 
 def _references(graph: Graph) -> dict[str, np.ndarray]:
@@ -137,6 +145,7 @@ def _copy_configs(checkpoint: Checkpoint, out: Path) -> None:
         "conditioning": msgspec.to_builtins(checkpoint.conditioning()),
         "patch": patch(checkpoint),
         "max_length": dict(checkpoint.family.max_length),
+        "lowercase": checkpoint.family.lowercase,
     }
     if "vae" in checkpoint.configs:
         noted["latent_space_id"] = latent_space_id(load_vae(checkpoint))

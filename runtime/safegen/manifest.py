@@ -168,7 +168,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 def write_manifest(folder: Path, manifest: Manifest) -> str:
     """Write and seal ``engine.json``, last of all files of an engine; return its digest."""
-    text = json.dumps(msgspec.to_builtins(manifest), indent=1, ensure_ascii=False)
+    text = json.dumps(msgspec.to_builtins(manifest), indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(folder / FILE_NAME) as scratch:
         scratch.write_text(text + "\n", "utf-8")
         return seal(scratch)

@@ -114,7 +114,7 @@ def test_the_wrapper_names_the_engine_beside_it(rtx: Path) -> None:
         assert [o.name for o in model.graph.output] == list(part.outputs)
 
 
-@pytest.mark.parametrize("name", families.FAMILIES)
+@pytest.mark.parametrize("name", families.SMALL)
 def test_every_family_compiles_in_half_precision(
     onnx_of: Callable[..., tuple[Path, Path]], tmp_path: Path, name: str
 ) -> None:

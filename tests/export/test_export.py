@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from safegen.errors import ExportError
+from safegen_engines.source import open_source
 from safegen_export import onnx as exporter
 from safegen_export.checkpoint import open_checkpoint
 from safegen_export.component import latent_space_id, load_vae, open_graphs
@@ -111,3 +113,24 @@ def test_damaged_weights_are_one_line(copy: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ExportError, match="cannot load the weights of text_encoder"):
         next(open_graphs(open_checkpoint(copy)))
+
+
+@pytest.mark.parametrize("name", ["dit", "pixart-sigma"])
+def test_checkpoints_from_before_the_class_was_split_are_read(onnx_of, tmp_path: Path, name: str) -> None:
+    """The published DiT and PixArt weights name their model Transformer2DModel."""
+    folder = Path(shutil.copytree(onnx_of(name)[0], tmp_path / "old"))
+    kept = onnx_of(name)[1] / "transformer" / "reference.npz"
+    edit(folder / "model_index.json", transformer=["diffusers", "Transformer2DModel"])
+    edit(folder / "transformer" / "config.json", _class_name="Transformer2DModel", num_vector_embeds=None)
+    (graph,) = open_graphs(open_checkpoint(folder), 0, ["transformer"])
+    with np.load(kept) as arrays, torch.no_grad():
+        given = {k[5:]: torch.from_numpy(arrays[k]) for k in arrays if k.startswith("0.in.")}
+        np.testing.assert_array_equal(graph.module(**given).numpy(), arrays["0.out.out_sample"])
+
+
+def test_infinities_of_a_scheduler_stay_out_of_the_manifest(onnx_of) -> None:
+    """DPMSolverMultistepScheduler saves one, and JSON has no word for it: the engine would not open."""
+    source = open_source(onnx_of("pixart-sigma")[1])
+    assert "-Infinity" in (source.folder / "scheduler" / "scheduler_config.json").read_text()
+    json.dumps(source.scheduler, allow_nan=False)
+    assert source.scheduler["beta_end"] == 0.02
