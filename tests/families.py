@@ -132,8 +132,8 @@ def pixart(cls: type = PixArtSigmaPipeline, sample_size: int = 16) -> Any:
     """T5 with its mask, learned variance, one square size. At 128 it is told the resolution."""
     transformer = PixArtTransformer2DModel(
         sample_size=sample_size, patch_size=2, in_channels=4, out_channels=8, num_layers=2,
-        attention_head_dim=12, num_attention_heads=4, cross_attention_dim=48, caption_channels=48, norm_num_groups=8,
-        interpolation_scale=1,
+        attention_head_dim=12, num_attention_heads=4, cross_attention_dim=48, caption_channels=48,
+        norm_num_groups=8, interpolation_scale=1,
     )  # fmt: skip
     torch.nn.init.normal_(transformer.scale_shift_table, std=0.3)
     schedule = DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
