@@ -15,7 +15,7 @@ from safegen.errors import EngineError
 from safegen.isolate import Progress
 from safegen.manifest import RTX
 from safegen.seal import replacing
-from safegen.trt_session import import_module, make_log
+from safegen.trt_session import import_module, make_log, typed_network
 
 Shape = tuple[int, ...]
 Profile = dict[str, tuple[Shape, Shape, Shape]]
@@ -53,7 +53,7 @@ def compile_graph(component: str, graph: Path, out: Path, recipe: Recipe, progre
     trt = import_module(recipe.backend)
     log = make_log(trt)
     builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network = typed_network(trt, builder)
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
         raise EngineError(f"{component}: {recipe.backend} cannot read the graph: {parser_errors(parser)}.")

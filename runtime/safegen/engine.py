@@ -18,7 +18,7 @@ from safegen.device import Device, array_namespace, open_device, to_host
 from safegen.errors import EngineError, UsageError
 from safegen.manifest import Manifest, read_manifest, verify_files
 from safegen.schedule import Schedule, read_schedule
-from safegen.session import Session
+from safegen.session import CUDA, Session, available_providers
 from safegen.solver import Solver, Table, plan
 from safegen.trt_session import TrtSession
 
@@ -72,14 +72,16 @@ class Engine:
         if component not in self._sessions:
             if component not in self.manifest.components:
                 raise EngineError(f"{self.folder}: this engine has no {component}.")
-            part = self.manifest.components[component]
-            compiled = None if component in self._fallen else part.compiled
-            self._sessions[component] = (
-                TrtSession(self.folder, compiled, self.device, cuda_graphs=self._cuda_graphs)
-                if compiled
-                else Session(self.folder / part.file, device=self.device)
-            )
+            self._sessions[component] = self._open_session(component)
         return self._sessions[component]
+
+    def _open_session(self, component: str) -> Session | TrtSession:
+        part, fallen = self.manifest.components[component], component in self._fallen
+        if part.compiled and not fallen:
+            return TrtSession(self.folder, part.compiled, self.device, cuda_graphs=self._cuda_graphs)
+        # a Jetson has no CUDA provider: what stands in there is slow, but it is there
+        on_cpu = fallen and CUDA not in available_providers()
+        return Session(self.folder / part.file, device=self.device, on_cpu=on_cpu)
 
     def fall_back(self, component: str) -> None:
         """From now on run a component's portable float32 graph in place of its compiled one.

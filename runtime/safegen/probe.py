@@ -20,7 +20,7 @@ from safegen.engine import find_engine
 from safegen.errors import EngineError
 from safegen.machine import available_memory, gpu, jetpack
 from safegen.manifest import RTX, TENSORRT, read_manifest
-from safegen.trt_session import MODULES, check_fit, import_module, make_log
+from safegen.trt_session import MODULES, check_fit, import_module, make_log, typed_network
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def doubler(trt: Any) -> Any:
     """
     log = make_log(trt)
     builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network = typed_network(trt, builder)
     x = network.add_input("x", trt.float32, (8,))
     layer = network.add_elementwise(x, x, trt.ElementWiseOperation.SUM)
     layer.get_output(0).name = "y"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from safegen.device import CPU, Device
+from safegen.device import CPU, Device, to_host
 from safegen.errors import EngineError
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -24,13 +24,16 @@ CUDA = "CUDAExecutionProvider"
 class Session:
     """One ONNX graph on ONNX Runtime, on the CPU or on a GPU's own stream."""
 
-    def __init__(self, path: Path, *, optimize: bool = True, device: Device = CPU) -> None:
+    def __init__(
+        self, path: Path, *, optimize: bool = True, device: Device = CPU, on_cpu: bool = False
+    ) -> None:
         """Open a graph.
 
         Args:
             path: an .onnx file, its external data beside it.
             optimize: False runs the graph exactly as written, for comparisons.
             device: where its inputs and outputs live, and where it runs.
+            on_cpu: run on the CPU all the same, and copy.
 
         Raises:
             EngineError: the file is missing, or ONNX Runtime cannot load it or has no such device.
@@ -40,10 +43,12 @@ class Session:
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self._session = ort.InferenceSession(path, options, providers=_providers(device))
+            providers = _providers(CPU if on_cpu else device)
+            self._session = ort.InferenceSession(path, options, providers=providers)
         except Exception as error:  # ORT has its own family of exceptions, all bare
             raise EngineError(f"{path}: ONNX Runtime cannot load it ({_first_line(error)}).") from None
-        if device.stream is not None and CUDA not in self._session.get_providers():
+        self._on_cpu = on_cpu or device.stream is None
+        if not self._on_cpu and CUDA not in self._session.get_providers():
             raise EngineError(
                 f"{path}: ONNX Runtime's CUDA provider does not load here, and the CPU would run in its"
                 " place. Install 'safegen[gpu]', not 'safegen[cpu]', and run 'safegen doctor'."
@@ -59,15 +64,15 @@ class Session:
         Raises:
             EngineError: an input is missing, unknown or of a shape that the graph refuses.
         """
-        run = self._run_on_cpu if self._device.stream is None else self._run_on_gpu
+        run = self._run_on_cpu if self._on_cpu else self._run_on_gpu
         try:
             return run(inputs)
         except Exception as error:
-            shapes = ", ".join(f"{k} {list(np.shape(v))}" for k, v in inputs.items())
+            shapes = ", ".join(f"{k} {list(getattr(v, 'shape', ()))}" for k, v in inputs.items())
             raise EngineError(f"{self._path}: failed on {shapes} ({_first_line(error)}).") from None
 
     def _run_on_cpu(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        feed = {name: np.asarray(x, self._dtypes.get(name)) for name, x in inputs.items()}
+        feed = {name: np.asarray(to_host(x), self._dtypes.get(name)) for name, x in inputs.items()}
         found = self._session.run(list(self.outputs), feed)
         return {n: self._device.xp.asarray(x) for n, x in zip(self.outputs, found, strict=True)}
 
@@ -88,6 +93,11 @@ class Session:
         self._session.run_with_iobinding(binding, options)
         values = zip(self.outputs, binding.get_outputs(), strict=True)
         return {name: _view(value, xp) for name, value in values}
+
+
+def available_providers() -> list[str]:
+    """The execution providers that the installed ONNX Runtime was built with."""
+    return list(ort.get_available_providers())
 
 
 def _providers(device: Device) -> list[Any]:

@@ -202,9 +202,28 @@ def import_module(backend: str) -> Any:
         ) from None
 
 
-def make_log(trt: Any) -> Any:
-    """A logger that prints nothing and keeps the last error for a message."""
+def typed_network(trt: Any, builder: Any) -> Any:
+    """An empty network whose precision is that of its graph; from TensorRT 11 on there is no other."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return builder.create_network(0 if flag is None else 1 << int(flag))
 
+
+def make_log(trt: Any) -> Any:
+    """A logger that prints nothing and keeps the last error for a message.
+
+    One a library: each takes the first that a process gives it, and ignores later ones.
+    """
+    if id(trt) not in _LOGS:
+        _LOGS[id(trt)] = _new_log(trt)
+    log = _LOGS[id(trt)]
+    log.last = "no reason given"
+    return log
+
+
+_LOGS: dict[int, Any] = {}
+
+
+def _new_log(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
         """See above."""
 
