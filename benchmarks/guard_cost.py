@@ -52,7 +52,7 @@ def main() -> None:
             x, x0, row, bank, shut, opens=-1e9, releases=0.0, tau=1.0, repulsion=1.0
         ),
         "official": lambda: guard.official(x, x0, row, units, units_sq, z, bandwidth=3.15, scale=0.33,
-                                           threshold=0.0, unit_x0=False),
+                                           threshold=0.0, margin=0.0, unit_x0=False),
         "spell": lambda: guard.spell(x, x0, bank, radius=9.0, overcompensation=1.6),
     }  # fmt: skip
     taken = {name: median(call, 30) for name, call in calls.items()}

@@ -33,7 +33,7 @@ from safegen.manifest import (
 from safegen.seal import file_sha256
 from safegen.solver import CONSISTENCY
 from safegen.trt_session import import_module
-from safegen_engines import component, fingerprint
+from safegen_engines import component, fingerprint, step_graph
 from safegen_engines.source import TEXT_ENCODERS, VAE, Source, open_source
 from safegen_engines.target import Target, check_machine, check_version, find_target
 
@@ -165,6 +165,10 @@ def build(
         for file in _files_of(part, work / name):
             file.replace(out / file.name)
     windows = {name: _tokenizer(source, out, name) for name in source.components if name in TEXT_ENCODERS}
+    guards = [*options.guards, *(["off"] if options.allow_unguarded else [])]
+    space = source.latent_space()
+    side = source.sample_size()
+    steps = step_graph.write(out, guards, (space.channels, side, side))
     if options.bundle:
         shutil.copyfile(options.bundle, out / BUNDLE)
     parts = fingerprint.parts(checkpoint, options.key())
@@ -179,13 +183,14 @@ def build(
         components=components,
         model=source.model,
         conditioning=source.conditioning,
-        latent_space=source.latent_space(),
+        latent_space=space,
         tokenizers=windows,
         scheduler=source.scheduler,
         defaults=_defaults(source, options),
-        guards=[*options.guards, *(["off"] if options.allow_unguarded else [])],
+        guards=guards,
+        steps=steps,
         bundle=BUNDLE if options.bundle else None,
-        files=_digests(out, components, windows, bool(options.bundle)),
+        files=_digests(out, components, windows, steps, bool(options.bundle)),
     )
     write_manifest(out, manifest)
     _clean(work, checkpoint, options)
@@ -225,10 +230,15 @@ def _defaults(source: Source, options: Options) -> Defaults:
 
 
 def _digests(
-    out: Path, components: dict[str, Component], windows: dict[str, TextWindow], bundle: bool
-) -> dict[str, File]:
+    out: Path, components: dict[str, Component], windows: dict[str, TextWindow], steps: dict[str, str],
+    bundle: bool,
+) -> dict[str, File]:  # fmt: skip
     names = [f.name for c in components.values() for f in _files_of(c, out)]
-    names += [*(w.file for w in windows.values()), *([BUNDLE] if bundle else [])]
+    names += [
+        *(w.file for w in windows.values()),
+        *sorted(set(steps.values())),
+        *([BUNDLE] if bundle else []),
+    ]
     return {n: File(file_sha256(out / n), (out / n).stat().st_size) for n in names}
 
 

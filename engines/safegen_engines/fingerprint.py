@@ -12,6 +12,7 @@ from safegen.machine import gpu, jetpack
 from safegen.manifest import OPSET
 from safegen.seal import file_sha256
 from safegen.trt_session import MODULES
+from safegen_engines import step_graph
 from safegen_engines.target import TARGETS
 
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -42,7 +43,7 @@ def parts(source: Path, options: Mapping[str, object]) -> dict[str, str]:
         source: the checkpoint or ONNX folder.
         options: as :meth:`safegen_engines.build.Options.key` gives them, ``target`` among them.
     """
-    found = source_parts(source) | {"opset": str(OPSET)}
+    found = source_parts(source) | {"opset": str(OPSET), "guard graph": step_graph.digest()}
     target = TARGETS[str(options.get("target", "cpu"))]
     found |= {"profiles": json.dumps(vars(target.sides))} if target.backend else {}
     found |= {name: json.dumps(value, sort_keys=True) for name, value in options.items()}
@@ -100,6 +101,7 @@ def today(then: Mapping[str, str], target: str, source: Path | None) -> dict[str
     here = _surroundings(target)
     compilers = (name for module in MODULES.values() for name in _names(module))
     fixed = {k: v for k, v in then.items() if k not in {*LIBRARIES, *compilers}}
+    here["guard graph"] = step_graph.digest()
     return fixed | here | (source_parts(source) if source else {})
 
 

@@ -18,9 +18,6 @@ from safegen.solver import Row
 W_MIN = 0.05
 """A correction weaker than this is left out."""
 
-SETTLED = 0.0
-"""log-SNR from which a picture's content is settled and only its details are drawn."""
-
 Array = Any
 """An array of any namespace of the Python array API standard."""
 
@@ -36,8 +33,8 @@ class Bank(NamedTuple):
     """(M, D) float32: latents of ordinary pictures; the denominator of ``ratio``."""
     benign_sq: Array
     """(M,) their squared norms."""
-    targets: int | None = None
-    """``ratio`` steers towards the first so many benign latents alone; None is all."""
+    aims: Array | None = None
+    """(M,) 0 for the benign latents that ``ratio`` may steer towards, -inf for the others; None is all."""
 
 
 class Evidence(NamedTuple):
@@ -54,24 +51,31 @@ class Evidence(NamedTuple):
 def on(bank: Bank, xp: Any) -> Bank:
     """The same banks in another namespace, for example from NumPy to CuPy."""
     refs, refs_sq, benign, benign_sq = (xp.asarray(values) for values in bank[:4])
-    return Bank(refs, refs_sq, benign, benign_sq, bank.targets)
+    return Bank(refs, refs_sq, benign, benign_sq, None if bank.aims is None else xp.asarray(bank.aims))
 
 
 def make_bank(refs: Array, benign: Array, targets: int | None = None) -> Bank:
-    """Latents (N, C, H, W) and (M, C, H, W) of any precision to float32 rows and squared norms."""
+    """Latents (N, C, H, W) and (M, C, H, W) of any precision to float32 rows and squared norms.
+
+    ``targets``: ``ratio`` steers towards the first so many benign latents alone.
+    """
     xp = array_namespace(refs)
     rows, ordinary = (xp.astype(flat(x), xp.float32) for x in (refs, benign))
-    return Bank(rows, xp.sum(rows**2, axis=1), ordinary, xp.sum(ordinary**2, axis=1), targets)
+    sums = xp.sum(rows**2, axis=1), xp.sum(ordinary**2, axis=1)
+    aims = xp.zeros_like(sums[1])
+    if targets is not None:
+        aims = xp.where(xp.arange(aims.shape[0]) < targets, aims, xp.full_like(aims, -math.inf))
+    return Bank(rows, sums[0], ordinary, sums[1], aims)
 
 
 def flat(x: Array) -> Array:
     """(B, C, H, W) -> (B, D)."""
-    return array_namespace(x).reshape(x, (x.shape[0], -1))
+    return array_namespace(x).reshape(x, (-1, math.prod(x.shape[1:])))
 
 
 def per_sample(weight: Array, x: Array) -> Array:
     """(B,) -> (B, 1, 1, 1), to multiply with x."""
-    return array_namespace(x).reshape(weight, (weight.shape[0],) + (1,) * (x.ndim - 1))
+    return array_namespace(x).reshape(weight, (-1,) + (1,) * (x.ndim - 1))
 
 
 def logsumexp(values: Array) -> Array:
@@ -81,6 +85,13 @@ def logsumexp(values: Array) -> Array:
     return xp.log(xp.sum(xp.exp(values - top), axis=-1)) + xp.squeeze(top, axis=-1)
 
 
+def logmeanexp(values: Array) -> Array:
+    """Log of the mean of exp over the last axis: (B, N) -> (B,)."""
+    xp = array_namespace(values)
+    top = xp.max(values, axis=-1, keepdims=True)
+    return xp.log(xp.mean(xp.exp(values - top), axis=-1)) + xp.squeeze(top, axis=-1)
+
+
 def log_kernel(x: Array, refs: Array, refs_sq: Array, row: Row, tau: float = 1.0) -> Array:
     """Log q(x_t | r_n) up to a term of x alone: (B, N).
 
@@ -88,8 +99,8 @@ def log_kernel(x: Array, refs: Array, refs_sq: Array, row: Row, tau: float = 1.0
     ratio and would cost float32 its last digits.
     """
     xp = array_namespace(x)
-    scale = row.alpha / (tau * row.sigma**2)
-    return (flat(x) @ xp.matrix_transpose(refs)) * scale - refs_sq[None, :] * (0.5 * row.alpha * scale)
+    scale, half = row.kernel(tau)
+    return (flat(x) @ xp.matrix_transpose(refs)) * scale - refs_sq[None, :] * half
 
 
 def squared_distances(x0: Array, refs: Array, refs_sq: Array) -> Array:
@@ -108,13 +119,12 @@ def log_ratio(x: Array, bank: Bank, row: Row, tau: float = 1.0) -> tuple[Array, 
     """
     unsafe = log_kernel(x, bank.refs, bank.refs_sq, row, tau)
     benign = log_kernel(x, bank.benign, bank.benign_sq, row, tau)
-    value = logsumexp(unsafe) - math.log(unsafe.shape[1]) - logsumexp(benign) + math.log(benign.shape[1])
-    return value, unsafe, benign
+    return logmeanexp(unsafe) - logmeanexp(benign), unsafe, benign
 
 
 def mean_of_refs(weights: Array, refs: Array, like: Array) -> Array:
     """sum_n weights_n r_n for each sample, in the shape of ``like``."""
-    return array_namespace(refs).reshape(weights @ refs, like.shape)
+    return array_namespace(refs).reshape(weights @ refs, (-1, *like.shape[1:]))
 
 
 def softmax(values: Array) -> Array:
@@ -130,14 +140,14 @@ def push(x0: Array, weight: Array, kernels: Array, bank: Bank) -> Array:
 
 
 def theorem(
-    x: Array, x0: Array, row: Row, bank: Bank, *, tau: float, eta: float, w_max: float
+    x: Array, x0: Array, row: Row, bank: Bank, *, tau: float, log_eta: float, log_w_max: float
 ) -> tuple[Array, Array, Evidence]:
     """The theorem itself with two banks, without a gate: w = min(eta beta*, w_max), 0 below 0.05."""
     xp = array_namespace(x)
     value, kernels, _ = log_ratio(x, bank, row, tau)
-    strength = xp.exp(xp.minimum(value + math.log(eta), xp.full_like(value, math.log(w_max))))
+    strength = xp.exp(xp.minimum(value + log_eta, xp.zeros_like(value) + log_w_max))
     weight = xp.where(strength >= W_MIN, strength, xp.zeros_like(strength))
-    evidence = Evidence(value + math.log(eta / W_MIN), weight, xp.argmax(kernels, axis=-1))
+    evidence = Evidence(value + log_eta - math.log(W_MIN), weight, xp.argmax(kernels, axis=-1))
     return x, push(x0, weight, kernels, bank), evidence
 
 
@@ -151,7 +161,7 @@ def ratio(
     for the negated thing makes x0 itself unsafe, so theorem 3.2 starts from the benign bank's
     posterior mean instead. E_benign - E_unsafe is -(sigma^2 / alpha) grad log beta*(x_t), so the push
     stays among pictures, where x0 - E_unsafe (``theorem``) leaves them. The gate hears all of the benign
-    bank; the target is a mean of ``bank.targets`` of them, those that do not look like the negation set.
+    bank; the target is a mean of those that ``bank.aims`` leaves, which do not look like the negation set.
 
     Args:
         latched: (B,) bool: for which pictures the gate has opened before. It then stays open:
@@ -165,10 +175,11 @@ def ratio(
     xp = array_namespace(x)
     value, unsafe, benign = log_ratio(x, bank, row, tau)
     away = xp.clip(value - releases, -30.0, 30.0)
-    strength = xp.ones_like(value) if row.log_snr < SETTLED else 1 / (1 + xp.exp(-away))
+    strength = row.unsettled + (1 - row.unsettled) * (1 / (1 + xp.exp(-away)))
     acts = ((value > opens) | latched) & (strength >= W_MIN)
     weight = xp.where(acts, strength, xp.zeros_like(strength))
-    safe = mean_of_refs(softmax(benign[:, : bank.targets]), bank.benign[: bank.targets, ...], x0)
+    aimed = benign if bank.aims is None else benign + bank.aims
+    safe = mean_of_refs(softmax(aimed), bank.benign, x0)
     target = safe + repulsion * (safe - mean_of_refs(softmax(unsafe), bank.refs, x0))
     evidence = Evidence(value - opens, weight, xp.argmax(unsafe, axis=-1))
     return x, x0 + per_sample(weight, x0) * (target - x0), evidence
@@ -183,7 +194,7 @@ def paper(
     threshold: float,
     usual: float,
     eta: float,
-    w_max: float,
+    log_cap: float,
 ) -> tuple[Array, Array, Evidence]:
     """The paper's approximation: the numerator alone, w = eta beta(x_t), open where beta is large.
 
@@ -191,13 +202,14 @@ def paper(
         threshold: log beta below which x is left alone.
         usual: log beta of the negation images themselves at this noise; eta counts from there,
             since beta alone is about exp(-D / 2).
+        eta: w at ``usual``.
+        log_cap: log of w's largest value over eta.
     """
     xp = array_namespace(x)
     kernels = log_kernel(x, bank.refs, bank.refs_sq, row)
-    own = xp.sum(flat(x) ** 2, axis=-1) / (2 * row.sigma**2)
-    log_beta = logsumexp(kernels) - math.log(kernels.shape[1]) - own
-    cap = xp.full_like(log_beta, math.log(w_max / eta))
-    strength = eta * xp.exp(xp.minimum(log_beta - usual, cap))
+    own = xp.sum(flat(x) ** 2, axis=-1) / row.spread
+    log_beta = logmeanexp(kernels) - own
+    strength = eta * xp.exp(xp.minimum(log_beta - usual, xp.zeros_like(log_beta) + log_cap))
     weight = xp.where(log_beta > threshold, strength, xp.zeros_like(strength))
     evidence = Evidence(log_beta - threshold, weight, xp.argmax(kernels, axis=-1))
     return x, push(x0, weight, kernels, bank), evidence
@@ -206,9 +218,9 @@ def paper(
 def unit_pixels(rows: Array, channels: int) -> Array:
     """Divide each pixel's channel vector by its L2 norm: (N, D) -> (N, D). A zero pixel stays zero."""
     xp = array_namespace(rows)
-    pixels = xp.reshape(rows, (rows.shape[0], channels, -1))
+    pixels = xp.reshape(rows, (-1, channels, rows.shape[1] // channels))
     norm = xp.sqrt(xp.sum(pixels**2, axis=1, keepdims=True))
-    return xp.reshape(pixels / xp.where(norm > 0, norm, xp.ones_like(norm)), rows.shape)
+    return xp.reshape(pixels / xp.where(norm > 0, norm, xp.ones_like(norm)), (-1, rows.shape[1]))
 
 
 def official_log_kernel(
@@ -216,13 +228,13 @@ def official_log_kernel(
 ) -> Array:
     """-||x0 - r_n|| / (2 s^2), the distance not squared, r_n with unit pixels: (B, N)."""
     xp = array_namespace(x0)
-    seen = xp.reshape(unit_pixels(flat(x0), x0.shape[1]), x0.shape) if unit_x0 else x0
+    seen = unit_pixels(flat(x0), x0.shape[1]) if unit_x0 else flat(x0)
     return xp.sqrt(squared_distances(seen, units, units_sq)) * (-0.5 / bandwidth**2)
 
 
 def official(
     x: Array, x0: Array, row: Row, units: Array, units_sq: Array, z: Array, *,
-    bandwidth: float, scale: float, threshold: float, unit_x0: bool,
+    bandwidth: float, scale: float, threshold: float, margin: float, unit_x0: bool,
 ) -> tuple[Array, Array, Evidence]:  # fmt: skip
     """The released program's step: x0' = x0 - scale E_unsafe, fresh noise, and the old eps.
 
@@ -230,17 +242,18 @@ def official(
         units: (N, D) references with unit pixels.
         units_sq: (N,) their squared norms.
         z: (B, C, H, W) fresh standard normal noise.
-        threshold: the gate opens where den = sum_n w_n + 1e-8 exceeds it; -inf is always open.
+        threshold: the gate opens where den = sum_n w_n + 1e-8 exceeds it; -1 is always open.
+        margin: what the evidence counts from: the threshold, or 0 where the gate is always open.
     """
     xp = array_namespace(x)
     kernels = official_log_kernel(x0, units, units_sq, bandwidth, unit_x0=unit_x0)
     den = xp.exp(logsumexp(kernels)) + 1e-8
     # den's 1e-8 shrinks E_unsafe where every kernel is tiny
     unsafe = mean_of_refs(softmax(kernels) * ((den - 1e-8) / den)[:, None], units, x0)
-    weight = xp.where(den > threshold, xp.full_like(den, scale), xp.zeros_like(den))
+    weight = xp.where(den > threshold, xp.zeros_like(den) + scale, xp.zeros_like(den))
     eps = (x - row.alpha * x0) / row.sigma
     noised = row.alpha * (x0 - per_sample(weight, x0) * unsafe) + row.sigma * z
-    value = den - threshold if math.isfinite(threshold) else den
+    value = den - margin
     evidence = Evidence(value, weight, xp.argmax(kernels, axis=-1))
     return noised, (noised - row.sigma * eps) / row.alpha, evidence
 
@@ -263,7 +276,7 @@ def sgf(x: Array, x0: Array, bank: Bank, *, gamma: float, step: float) -> tuple[
     xp = array_namespace(x0)
     distances = squared_distances(x0, bank.refs, bank.refs_sq)
     kernels = xp.exp(-gamma * distances)
-    weights = kernels * (step * 2 * gamma / kernels.shape[1])
+    weights = kernels * (step * 2 * gamma) / xp.sum(xp.ones_like(bank.refs_sq), axis=0)
     total = xp.sum(weights, axis=-1)
     moved = x0 + per_sample(total, x0) * x0 - mean_of_refs(weights, bank.refs, x0)
     return x, moved, Evidence(total, total, xp.argmin(distances, axis=-1))
@@ -273,6 +286,7 @@ def bank_mean(x: Array, x0: Array, bank: Bank, *, scale: float) -> tuple[Array, 
     """Control: the same push for every picture, away from the mean of the bank."""
     xp = array_namespace(x0)
     mean = xp.reshape(xp.mean(bank.refs, axis=0), (1, *x0.shape[1:]))
-    weight = xp.full((x0.shape[0],), scale, dtype=x0.dtype)
     distances = squared_distances(x0, bank.refs, bank.refs_sq)
-    return x, x0 - scale * mean, Evidence(weight, weight, xp.argmin(distances, axis=-1))
+    nearest = xp.argmin(distances, axis=-1)
+    weight = xp.zeros_like(xp.max(distances, axis=-1)) + scale
+    return x, x0 - scale * mean, Evidence(weight, weight, nearest)

@@ -169,8 +169,9 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
         return _open_ratio(settings, bundle, bank, table)
     if isinstance(settings, Theorem):
         return lambda x, x0, i, draw: guard.theorem(
-            x, x0, table.rows[i], bank, tau=bundle.info.tau, eta=settings.eta, w_max=settings.w_max
-        )
+            x, x0, table.rows[i], bank, tau=bundle.info.tau, log_eta=math.log(settings.eta),
+            log_w_max=math.log(settings.w_max),
+        )  # fmt: skip
     if isinstance(settings, Paper):
         return _open_paper(settings, bundle, bank, table)
     if isinstance(settings, Official | RenoiseOnly):
@@ -216,7 +217,7 @@ def _open_paper(settings: Paper, bundle: Bundle, bank: Bank, table: Table) -> Op
             return x, x0, None
         return guard.paper(
             x, x0, table.rows[i], bank, threshold=float(low[i]), usual=float(usual[i]),
-            eta=settings.eta, w_max=settings.w_max,
+            eta=settings.eta, log_cap=math.log(settings.w_max / settings.eta),
         )  # fmt: skip
 
     return run
@@ -229,10 +230,10 @@ def _open_official(settings: Official | RenoiseOnly, bundle: Bundle, bank: Bank,
     xp = array_namespace(bank.refs)
     units = guard.unit_pixels(bank.refs, bundle.info.latent_shape[0])
     units_sq = xp.sum(units**2, axis=1)
-    threshold = -math.inf
+    threshold, margin = -1.0, 0.0
     if settings.gate:
         den = _lowest_den(units, units_sq, bundle.info.latent_shape, table.rows[-1], settings)
-        threshold = den - settings.margin
+        threshold = margin = den - settings.margin
 
     def run(x: Array, x0: Array, i: int, draw: Draw) -> tuple[Array, Array, Evidence | None]:
         early = i < settings.first_steps if settings.first_steps is not None else None
@@ -240,7 +241,7 @@ def _open_official(settings: Official | RenoiseOnly, bundle: Bundle, bank: Bank,
             return x, x0, None
         return guard.official(
             x, x0, table.rows[i], units, units_sq, draw(i), bandwidth=settings.bandwidth,
-            scale=settings.scale, threshold=float(threshold), unit_x0=settings.unit_x0,
+            scale=settings.scale, threshold=threshold, margin=margin, unit_x0=settings.unit_x0,
         )  # fmt: skip
 
     return run

@@ -156,6 +156,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     defaults: Defaults
     guards: list[str]
     """Which guards may draw; ``off`` is among them only after --allow-unguarded."""
+    steps: dict[str, str] = {}
+    """Guard -> its step graph, for hosts without array code, at the default size."""
     bundle: str | None = None
     """The default negation bundle in this folder."""
     files: dict[str, File]
@@ -215,7 +217,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     compiled = [c.compiled for c in manifest.components.values() if c.compiled]
     named |= {name for c in compiled for name in (c.file, c.context) if name}
     named |= {window.file for window in manifest.tokenizers.values()}
-    named |= {manifest.bundle} if manifest.bundle else set()
+    named |= {*manifest.steps.values(), *([manifest.bundle] if manifest.bundle else [])}
     if missing := sorted(named - set(manifest.files)):
         raise EngineError(f"{folder / FILE_NAME}: {missing[0]} is used but has no digest.")
     for name, file in manifest.files.items():

@@ -19,6 +19,9 @@ from safegen.errors import UsageError
 from safegen.flow import FlowSchedule
 from safegen.schedule import Array, NoiseSchedule, Schedule, karras, levels_at, spaced_timesteps
 
+SETTLED = 0.0
+"""log-SNR from which a picture's content is settled and only its details are drawn."""
+
 
 class Row(NamedTuple):
     """One step. The state is x = alpha x0 + sigma n."""
@@ -42,6 +45,21 @@ class Row(NamedTuple):
         """log(alpha^2 / sigma^2), -inf for pure noise."""
         with np.errstate(divide="ignore"):
             return float(2 * (np.log(self.alpha) - np.log(self.sigma)))
+
+    def kernel(self, tau: float) -> tuple[float, float]:
+        """Alpha / (tau sigma^2), and alpha^2 / (2 tau sigma^2): the factors of x . r_n and of |r_n|^2."""
+        scale = self.alpha / (tau * self.sigma**2)
+        return scale, 0.5 * self.alpha * scale
+
+    @property
+    def spread(self) -> float:
+        """2 sigma^2."""
+        return 2 * self.sigma**2
+
+    @property
+    def unsettled(self) -> float:
+        """1 while the picture's content is not settled (log-SNR below :data:`SETTLED`), then 0."""
+        return float(self.log_snr < SETTLED)
 
 
 def noised(log_snr: float) -> Row:

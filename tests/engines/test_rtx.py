@@ -184,6 +184,7 @@ def test_the_same_inputs_give_the_same_fingerprint(onnx_folder: Path) -> None:
 def test_each_part_changes_the_fingerprint(onnx_folder: Path, target: str) -> None:
     parts = parts_of(onnx_folder, target=target)
     needed = {"weights", "graph", "configuration", "opset", "precision", "profiles", "guards", "onnx"}
+    needed |= {"guard graph"}
     needed |= {"tensorrt_rtx"} if target == "rtx" else {"gpu", "driver", "jetpack"}
     assert needed <= set(parts)
     whole = fingerprint.fingerprint(parts)

@@ -23,6 +23,10 @@ RELATIVE = 2e-4
 """float32 products of 144 numbers round at about 1e-6; exp of differences of hundreds multiplies that."""
 
 
+LOG3 = math.log(3.0)
+LOGS = {"log_eta": math.log(0.5), "log_w_max": LOG3}
+
+
 def make_row(alpha: float = 0.6, sigma: float = 0.8) -> Row:
     return Row(500.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, alpha, sigma)
 
@@ -70,14 +74,14 @@ def test_theorem_is_the_theorem(tau: float) -> None:
     value = log_mean_exp(unsafe) - log_mean_exp(benign)
     w = np.minimum(0.5 * np.exp(np.minimum(value, 50)), 3.0)
     expected = x0 + w[:, None, None, None] * (x0 - posterior_mean(unsafe, bank.refs, x0))
-    new_x, new_x0, evidence = guard.theorem(x, x0, row, bank, tau=tau, eta=0.5, w_max=3.0)
+    new_x, new_x0, evidence = guard.theorem(x, x0, row, bank, tau=tau, **LOGS)
     assert (value > 0).all()
     close(evidence.weight, w)
     close(new_x0, expected)
     assert evidence.nearest.tolist() == unsafe.argmax(-1).tolist()
     assert new_x is x
     far, far_x0 = make_pair(near=bank.benign[2])
-    assert (guard.theorem(far, far_x0, row, bank, tau=tau, eta=0.5, w_max=3.0)[1] == far_x0).all()
+    assert (guard.theorem(far, far_x0, row, bank, tau=tau, **LOGS)[1] == far_x0).all()
 
 
 @pytest.mark.parametrize("alpha", [0.6, 0.9])
@@ -103,11 +107,12 @@ def test_ratio_replaces_an_unsafe_x0_by_the_benign_banks(tau: float, alpha: floa
 
 def test_ratio_steers_towards_the_first_targets_alone() -> None:
     """What comes after them looks like the negation set, and would keep the picture what it was."""
-    bank, row = make_bank()._replace(targets=4), make_row()
+    bank, row = make_bank(), make_row()
+    bank = bank._replace(aims=np.where(np.arange(len(bank.benign)) < 4, 0, -np.inf).astype(np.float32))
     x, x0 = make_pair(near=bank.benign[6])
     _, found, evidence = guard.ratio(x, x0, row, bank, SHUT, opens=-1e6, releases=0.0, tau=1.0, repulsion=0.0)
     close(found, posterior_mean(forward_kernels(x, bank.benign[:4], row, 1.0), bank.benign[:4], x0))
-    every = guard.ratio(x, x0, row, bank._replace(targets=None), SHUT, opens=-1e6, releases=0.0,
+    every = guard.ratio(x, x0, row, bank._replace(aims=None), SHUT, opens=-1e6, releases=0.0,
                         tau=1.0, repulsion=0.0)[2]  # fmt: skip
     assert (evidence.value == every.value).all()  # all of them still bear witness
 
@@ -168,7 +173,9 @@ def test_paper_keeps_the_numerator_alone() -> None:
     usual, threshold = float(np.median(log_beta)), float(np.sort(log_beta)[0] + 1e-3)
     w = np.where(log_beta > threshold, np.minimum(np.exp(log_beta - usual), 3.0), 0.0)
     expected = x0 + w[:, None, None, None] * (x0 - mean.reshape(x0.shape))
-    _, new_x0, evidence = guard.paper(x, x0, row, bank, threshold=threshold, usual=usual, eta=1.0, w_max=3.0)
+    _, new_x0, evidence = guard.paper(
+        x, x0, row, bank, threshold=threshold, usual=usual, eta=1.0, log_cap=LOG3
+    )
     close(new_x0, expected)
     assert (np.asarray(evidence.weight) > 0).tolist() == (log_beta > threshold).tolist()
 
@@ -195,7 +202,7 @@ def test_official_is_the_released_step(unit_x0: bool) -> None:
     noised = row.alpha * moved + row.sigma * z
     new_x, new_x0, evidence = guard.official(
         x, x0, row, *units_of(bank), z, bandwidth=3.15, scale=0.33,
-        threshold=threshold, unit_x0=unit_x0,
+        threshold=threshold, margin=threshold, unit_x0=unit_x0,
     )  # fmt: skip
     close(new_x, noised)
     close(new_x0, (noised - row.sigma * eps) / row.alpha)
@@ -250,11 +257,11 @@ def run_all(x, x0, z, bank: Bank, row: Row):
     xp = guard.array_namespace(x)
     shut = xp.zeros(x.shape[0], dtype=xp.bool)
     return {
-        "theorem": guard.theorem(x, x0, row, bank, tau=1.0, eta=1.0, w_max=3.0),
+        "theorem": guard.theorem(x, x0, row, bank, tau=1.0, log_eta=0.0, log_w_max=LOG3),
         "ratio": guard.ratio(x, x0, row, bank, shut, opens=-1.0, releases=-5.0, tau=1.0, repulsion=1.0),
-        "paper": guard.paper(x, x0, row, bank, threshold=-1e3, usual=-50.0, eta=1.0, w_max=3.0),
+        "paper": guard.paper(x, x0, row, bank, threshold=-1e3, usual=-50.0, eta=1.0, log_cap=LOG3),
         "official": guard.official(x, x0, row, *units, z, bandwidth=3.15, scale=0.33, threshold=0.1,
-                                   unit_x0=False),
+                                   margin=0.1, unit_x0=False),
         "spell": guard.spell(x, x0, bank, radius=9.0, overcompensation=1.6),
         "sgf": guard.sgf(x, x0, bank, gamma=0.05, step=2.0),
         "bank-mean": guard.bank_mean(x, x0, bank, scale=0.3),
@@ -294,7 +301,7 @@ def test_the_same_lines_run_under_the_strict_array_api() -> None:
     x, x0 = make_pair(near=bank.refs[3])
     z = np.random.default_rng(5).standard_normal(SHAPE).astype(np.float32)
     strict = [array_api_strict.asarray(a) for a in (x, x0, z)]
-    banks = Bank(*(array_api_strict.asarray(a) for a in bank[:4]), targets=bank.targets)
+    banks = guard.on(bank, array_api_strict)
     found = run_all(*strict, banks, row)
     for name, (new_x, new_x0, evidence) in run_all(x, x0, z, bank, row).items():
         close(np.asarray(found[name][0]), new_x)
@@ -328,9 +335,10 @@ def test_a_bank_of_515_at_4x64x64_needs_no_large_temporary() -> None:
     calls = {
         "ratio": lambda: guard.ratio(x, x0, make_row(), bank, SHUT[:2], opens=0.0, releases=0.0, tau=1.0,
                                      repulsion=1.0),
-        "paper": lambda: guard.paper(x, x0, make_row(), bank, threshold=0.0, usual=0.0, eta=1.0, w_max=3.0),
+        "paper": lambda: guard.paper(x, x0, make_row(), bank, threshold=0.0, usual=0.0, eta=1.0,
+                                     log_cap=LOG3),
         "official": lambda: guard.official(x, x0, make_row(), *units, z, bandwidth=3.15, scale=0.33,
-                                           threshold=0.0, unit_x0=False),
+                                           threshold=0.0, margin=0.0, unit_x0=False),
         "spell": lambda: guard.spell(x, x0, bank, radius=9.0, overcompensation=1.6),
         "sgf": lambda: guard.sgf(x, x0, bank, gamma=0.05, step=2.0),
     }  # fmt: skip

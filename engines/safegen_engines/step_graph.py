@@ -1,0 +1,174 @@
+"""One step of the loop as an ONNX graph: guidance, x0, guard and solver, for hosts without array code.
+
+The guard's nodes are recorded from :mod:`safegen.guard` itself (:mod:`safegen_engines.trace`), so there is
+one source of its arithmetic. Numbers of the step and of the guard come in one vector, ``row``; banks are
+inputs: a new bundle needs no new graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from safegen import guard
+from safegen.guard import Bank
+from safegen.solver import Row, Table
+from safegen_engines.trace import Array, Graph, Namespace
+
+STEP = ("guidance_scale", "x0_x", "x0_out", "clip", "a", "b", "c", "d", "next_scale", "looks")
+"""``clip`` is infinite where x0 is not clipped; ``looks`` is 1 where the guard acts at this step, else 0."""
+NOISE = ("alpha", "sigma", "kernel", "half", "spread", "unsettled")
+"""Of :class:`safegen.solver.Row`; ``kernel`` and ``half`` with the bundle's tau."""
+NUMBERS: dict[str, tuple[str, ...]] = {
+    "ratio": ("opens", "releases", "repulsion"),
+    "theorem": ("log_eta", "log_w_max"),
+    "paper": ("threshold", "usual", "eta", "log_cap"),
+    "official": ("bandwidth", "scale", "threshold", "margin", "unit_x0"),
+    "spell": ("radius", "overcompensation"),
+    "sgf": ("gamma", "step"),
+    "bank-mean": ("scale",),
+    "off": (),
+}
+"""What each guard takes besides, as its function in :mod:`safegen.guard` names it. ``renoise-only`` is
+``official`` with scale 0."""
+
+
+def names(mode: str) -> tuple[str, ...]:
+    """The entries of ``row`` for a guard, in order."""
+    return (*STEP, *NOISE, *NUMBERS[mode])
+
+
+def row_of(
+    table: Table, i: int, mode: str, tau: float, guidance_scale: float, numbers: Mapping[str, float],
+    *, looks: bool = True,
+) -> np.ndarray[Any, np.dtype[np.float32]]:  # fmt: skip
+    """The vector ``row`` of step i.
+
+    Args:
+        table: the plan.
+        i: the step, from 0.
+        mode: which guard.
+        tau: the bundle's temperature.
+        guidance_scale: 1 where the model runs once; both model outputs are then the same.
+        numbers: the guard's, by the names of :data:`NUMBERS`.
+        looks: whether the guard acts at this step.
+    """
+    row = table.rows[i]
+    kernel, half = row.kernel(tau) if row.sigma else (0.0, 0.0)
+    following = table.rows[i + 1].input_scale if i + 1 < len(table) else 1.0
+    clip = np.inf if table.clip is None else table.clip
+    values = (
+        guidance_scale, row.x0_x, row.x0_out, clip, row.a, row.b, row.c, row.d, following, float(looks),
+        row.alpha, row.sigma, kernel, half, row.spread, row.unsettled,
+        *(numbers[name] for name in NUMBERS[mode]),
+    )  # fmt: skip
+    return np.array(values, np.float32)
+
+
+class _TracedRow:
+    """Stands for :class:`safegen.solver.Row` with numbers that come in when the graph runs."""
+
+    def __init__(self, numbers: Mapping[str, Array]) -> None:
+        self.alpha, self.sigma = numbers["alpha"], numbers["sigma"]
+        self.spread, self.unsettled = numbers["spread"], numbers["unsettled"]
+        self._kernel = numbers["kernel"], numbers["half"]
+
+    def kernel(self, tau: float) -> tuple[Array, Array]:
+        """The two factors, the temperature already in them."""
+        return self._kernel
+
+
+def write(folder: Path, guards: Sequence[str], latent_shape: tuple[int, int, int]) -> dict[str, str]:
+    """Write the step graph of each guard and return guard -> file."""
+    files = {}
+    for name in guards:
+        mode = "official" if name == "renoise-only" else name
+        files[name] = f"step_{mode}.onnx"
+        onnx.save_model(build(mode, latent_shape), folder / files[name])
+    return files
+
+
+def digest() -> str:
+    """SHA-256 over every guard's graph: it changes with the guards' own lines."""
+    whole = hashlib.sha256()
+    for mode in NUMBERS:
+        whole.update(build(mode, (4, 8, 8)).SerializeToString(deterministic=True))
+    return whole.hexdigest()
+
+
+def build(mode: str, latent_shape: tuple[int, int, int]) -> onnx.ModelProto:
+    """The step graph of a guard for latents of one shape; batch and bank sizes are free.
+
+    Inputs: ``x``, ``x0_prev``, ``out_uncond``, ``out_cond``, ``z_guard``, ``z_step`` (B, C, H, W);
+    ``latched`` (B,) bool; ``refs`` (N, D), ``refs_sq`` (N,), ``benign`` (M, D), ``benign_sq`` (M,)
+    (``official``: unit pixels in ``refs``); ``aims`` (M,); ``row`` (:func:`names`,).
+    Outputs: ``x_next``, ``x0``, ``sample`` (x_next scaled for the model), ``latched_next``, and ``value``,
+    ``weight``, ``nearest`` (B,), as :class:`safegen.guard.Evidence`.
+    """
+    graph, entries = Graph(), names(mode)
+    pictures = ("B", *latent_shape)
+    given = ("x", "x0_prev", "out_uncond", "out_cond", "z_guard", "z_step")
+    x, x0_prev, uncond, cond, z_guard, z_step = (graph.argument(name, pictures) for name in given)
+    latched = graph.argument("latched", ("B",), "bool")
+    size = int(np.prod(latent_shape))
+    refs, refs_sq = graph.argument("refs", ("N", size)), graph.argument("refs_sq", ("N",))
+    benign, benign_sq = graph.argument("benign", ("M", size)), graph.argument("benign_sq", ("M",))
+    bank = Bank(refs, refs_sq, benign, benign_sq, graph.argument("aims", ("M",)))
+    vector = graph.argument("row", (len(entries),))
+    number = {name: vector[i] for i, name in enumerate(entries)}
+    out = uncond + number["guidance_scale"] * (cond - uncond)
+    x0 = number["x0_x"] * x + number["x0_out"] * out
+    x0 = Namespace.clip(x0, -number["clip"], number["clip"])
+    seen = _guarded(mode, x, x0, number, bank, latched, z_guard)
+    looks = number["looks"] > 0.5
+    x_seen, x0_seen = (Namespace.where(looks, a, b) for a, b in zip(seen[:2], (x, x0), strict=True))
+    x_next = number["a"] * x_seen + number["b"] * x0_seen + number["c"] * x0_prev + number["d"] * z_step
+    evidence, none = seen[2], Namespace.zeros_like(seen[2].value)
+    weight = Namespace.where(looks, evidence.weight, none)
+    opened = latched | ((evidence.value > 0.0) & looks)
+    per_picture: Sequence[int | str] = ("B",)
+    return graph.build({
+        "x_next": (x_next, pictures),
+        "x0": (x0_seen, pictures),
+        "sample": (number["next_scale"] * x_next, pictures),
+        "latched_next": (opened, per_picture),
+        "value": (evidence.value, per_picture),
+        "weight": (weight, per_picture),
+        "nearest": (evidence.nearest, per_picture),
+    })  # fmt: skip
+
+
+def _guarded(
+    mode: str, x: Any, x0: Any, number: Mapping[str, Array], bank: Bank, latched: Array, z: Array
+) -> Any:
+    """(x, x0, evidence) after the guard, recorded from its own lines."""
+    row: Any = _TracedRow(number)
+    own: dict[str, Any] = {name: number[name] for name in NUMBERS[mode]}
+    if mode == "ratio":
+        return guard.ratio(x, x0, row, bank, latched, tau=1.0, **own)
+    if mode in ("theorem", "paper"):
+        extra = {"tau": 1.0} if mode == "theorem" else {}
+        return getattr(guard, mode)(x, x0, row, bank, **extra, **own)
+    if mode == "official":
+        return _official(x, x0, row, bank, z, own)
+    if mode == "off":
+        zero = Namespace.max(guard.flat(x), axis=-1) * 0.0
+        return x, x0, guard.Evidence(zero, zero, Namespace.argmax(guard.flat(x), axis=-1))
+    return getattr(guard, mode.replace("-", "_"))(x, x0, bank, **own)
+
+
+def _official(x: Any, x0: Any, row: Row, bank: Bank, z: Array, own: dict[str, Any]) -> Any:
+    """Both readings of the released program, with and without unit pixels of x0, and the one asked for."""
+    unit = own.pop("unit_x0")
+    plain, united = (
+        guard.official(x, x0, row, bank.refs, bank.refs_sq, z, unit_x0=flag, **own) for flag in (False, True)
+    )
+    wanted = unit > 0.5
+    moved = [Namespace.where(wanted, b, a) for a, b in zip(plain[:2], united[:2], strict=True)]
+    evidence = [Namespace.where(wanted, b, a) for a, b in zip(plain[2], united[2], strict=True)]
+    return *moved, guard.Evidence(*evidence)

@@ -1,0 +1,137 @@
+"""The step as a graph against the array code that draws in Python. If these fail, a C++ host guards
+differently from what was measured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from safegen import guard
+from safegen.device import array_namespace
+from safegen.engine import Engine
+from safegen.guard import Bank
+from safegen.solver import Solver, Table
+from safegen_engines import step_graph, trt
+
+SHAPE = (4, 6, 6)
+SIZE = 144
+NUMBERS: dict[str, dict[str, float]] = {
+    "ratio": {"opens": -1.0, "releases": -3.0, "repulsion": 1.0},
+    "theorem": {"log_eta": math.log(0.5), "log_w_max": math.log(3.0)},
+    "paper": {"threshold": -5.0, "usual": -2.0, "eta": 0.7, "log_cap": math.log(3.0)},
+    "official": {"bandwidth": 3.15, "scale": 0.33, "threshold": 0.2, "margin": 0.2, "unit_x0": 1.0},
+    "spell": {"radius": 9.0, "overcompensation": 1.6},
+    "sgf": {"gamma": 0.02, "step": 2.0},
+    "bank-mean": {"scale": 0.3},
+    "off": {},
+}
+
+
+def make_bank(rng: np.random.Generator, count: int, ordinary: int) -> Bank:
+    refs, benign = (rng.standard_normal((n, SIZE)).astype(np.float32) for n in (count, ordinary))
+    return guard.make_bank(refs.reshape(-1, *SHAPE), benign.reshape(-1, *SHAPE), ordinary - 2)
+
+
+def call(mode: str, x: Any, x0: Any, row: Any, bank: Bank, latched: Any, z: Any, n: dict[str, float]) -> Any:
+    """The array code, as :func:`safegen.guard_settings.open_guard` calls it."""
+    if mode == "off":
+        return x, x0, None
+    if mode == "ratio":
+        return guard.ratio(x, x0, row, bank, latched, tau=1.0, **n)
+    if mode == "theorem":
+        return guard.theorem(x, x0, row, bank, tau=1.0, **n)
+    if mode == "paper":
+        return guard.paper(x, x0, row, bank, **n)
+    if mode == "official":
+        unit = {"unit_x0": n["unit_x0"] > 0.5}
+        return guard.official(x, x0, row, bank.refs, bank.refs_sq, z, **{**n, **unit})
+    return getattr(guard, mode.replace("-", "_"))(x, x0, bank, **n)
+
+
+def in_python(mode, table: Table, i: int, feed: dict, bank: Bank, scale: float, numbers: dict, looks: bool):
+    """One turn of :func:`safegen.loop.denoise`."""
+    row, x = table.rows[i], feed["x"]
+    out = feed["out_uncond"] + scale * (feed["out_cond"] - feed["out_uncond"])
+    x0 = row.x0_x * x + row.x0_out * out
+    if table.clip is not None:
+        x0 = array_namespace(x).clip(x0, -table.clip, table.clip)
+    evidence = None
+    if looks:
+        x, x0, evidence = call(mode, x, x0, row, bank, feed["latched"], feed["z_guard"], numbers)
+    following = row.a * x + row.b * x0 + row.c * feed["x0_prev"] + row.d * feed["z_step"]
+    return following, x0, evidence
+
+
+@pytest.fixture(scope="module")
+def sessions() -> dict[str, ort.InferenceSession]:
+    return {m: ort.InferenceSession(step_graph.build(m, SHAPE).SerializeToString()) for m in NUMBERS}
+
+
+@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m", "euler-a"])
+@pytest.mark.parametrize("mode", NUMBERS)
+def test_a_step_is_that_of_the_loop(sessions, mode: str, solver: str, looks: bool) -> None:
+    """Random rows, banks of different sizes and batches; float32 sums in another order differ by 1e-6."""
+    table = Engine.open("fashion").plan(Solver(solver), 8, (32, 32))
+    for seed, i in enumerate((1, 4, 6)):
+        rng = np.random.default_rng(seed)
+        batch, bank = seed + 1, make_bank(rng, 5 + seed, 9 + seed)
+        given = ("x", "x0_prev", "out_uncond", "out_cond", "z_guard", "z_step")
+        feed: dict[str, Any] = {n: rng.standard_normal((batch, *SHAPE)).astype(np.float32) for n in given}
+        near = bank.refs[:batch].reshape(batch, *SHAPE)
+        feed["x"] = (table.rows[i].alpha * near + table.rows[i].sigma * feed["x"]).astype(np.float32)
+        feed["latched"] = rng.random(batch) > 0.5
+        numbers, scale = NUMBERS[mode], 2.5
+        x_next, x0, evidence = in_python(mode, table, i, feed, bank, scale, numbers, looks)
+        row = step_graph.row_of(table, i, mode, 1.0, scale, numbers, looks=looks)
+        banks = bank._asdict()
+        wanted = {d.name for d in sessions[mode].get_inputs()}
+        asked = {k: v for k, v in {**feed, **banks, "row": row}.items() if k in wanted}
+        outputs = dict(zip((o.name for o in sessions[mode].get_outputs()),
+                           sessions[mode].run(None, asked), strict=True))  # fmt: skip
+        for found, expected in ((outputs["x_next"], x_next), (outputs["x0"], x0)):
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+        following = table.rows[i + 1].input_scale
+        np.testing.assert_allclose(outputs["sample"], following * outputs["x_next"], rtol=1e-6)
+        if evidence is None:
+            assert (outputs["weight"] == 0).all()
+            assert outputs["latched_next"].tolist() == feed["latched"].tolist()
+            continue
+        np.testing.assert_allclose(outputs["weight"], evidence.weight, rtol=1e-4, atol=1e-5)
+        assert outputs["nearest"].tolist() == evidence.nearest.tolist()
+        opened = feed["latched"] | (np.asarray(evidence.value) > 0)
+        assert outputs["latched_next"].tolist() == opened.tolist()
+
+
+def test_the_bank_enters_by_one_product_each() -> None:
+    """No temporary of size B N D: that is why the trace is our own."""
+    for mode, most in {"ratio": 4, "spell": 2}.items():
+        graph = step_graph.build(mode, SHAPE).graph
+        assert sum(node.op_type == "MatMul" for node in graph.node) == most
+        assert not any(node.op_type in ("Expand", "Tile") for node in graph.node)
+
+
+def test_the_row_names_every_number_once() -> None:
+    for mode, numbers in NUMBERS.items():
+        names = step_graph.names(mode)
+        inputs = {i.name: i for i in step_graph.build(mode, SHAPE).graph.input}
+        assert inputs["row"].type.tensor_type.shape.dim[0].dim_value == len(names) == len(set(names))
+        assert set(numbers) <= set(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", NUMBERS)
+def test_step_graphs_compile_for_rtx(tmp_path, mode: str) -> None:
+    onnx.save(step_graph.build(mode, SHAPE), tmp_path / "step.onnx")
+    shapes, sizes = {}, {"B": 2, "N": 300, "M": 700}
+    for given in onnx.load(tmp_path / "step.onnx").graph.input:
+        dims = given.type.tensor_type.shape.dim
+        shapes[given.name] = (tuple(d.dim_value or sizes[d.dim_param] for d in dims),) * 3
+    recipe = trt.Recipe("tensorrt-rtx", shapes, 2**28, ("8.9",))
+    trt.compile_graph("step", tmp_path / "step.onnx", tmp_path / "step.rtx", recipe, lambda *report: None)
+    assert (tmp_path / "step.rtx").stat().st_size > 1e4
