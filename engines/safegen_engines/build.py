@@ -16,7 +16,7 @@ import msgspec
 
 import safegen
 from safegen.bundle import read_bundle
-from safegen.errors import BundleError, EngineError, SafegenError
+from safegen.errors import BundleError, EngineError, SafegenError, UsageError
 from safegen.guard_settings import GUARDS
 from safegen.isolate import Progress
 from safegen.machine import gpu
@@ -52,6 +52,8 @@ class Options:
     without_t5: bool = False
     loras: tuple[tuple[Path, float], ...] = ()
     """Files and scales, fused when the checkpoint is exported."""
+    strip_weights: bool = False
+    """Compiled engines without weights, which they take from a graph beside them."""
     allow_unguarded: bool = False
     guards: tuple[str, ...] = GUARDS
     name: str | None = None
@@ -106,6 +108,9 @@ def check_target(options: Options) -> Target:
     target = find_target(options.target, options.precision)
     here = gpu()
     check_machine(target, platform.machine(), here.capability if here else None)
+    if options.strip_weights and (not target.backend or here is None):
+        why = "compiles none" if not target.backend else "can do that only where an NVIDIA GPU is"
+        raise UsageError(f"strip_weights: building for {target.name} {why}.")
     if target.backend:
         check_version(target, str(import_module(target.backend).__version__))
     return target
@@ -251,8 +256,11 @@ def _clean(work: Path, checkpoint: Path, options: Options) -> None:
 
 def _files_of(part: Component, folder: Path) -> list[Path]:
     """The files of a component: its graph with external data, and what was compiled of it."""
-    compiled = (part.compiled.file, part.compiled.context) if part.compiled else ()
-    return [*sorted(folder.glob(f"{part.file}*")), *(folder / name for name in compiled if name)]
+    files = sorted(folder.glob(f"{part.file}*"))
+    if part.compiled:
+        files += [folder / name for name in (part.compiled.file, part.compiled.context) if name]
+        files += sorted(folder.glob(f"{part.compiled.weights}*")) if part.compiled.weights else []
+    return files
 
 
 def _component(
@@ -261,9 +269,10 @@ def _component(
 ) -> Component:  # fmt: skip
     """Build one component, or take it from an interrupted run with the same content key."""
     began = time.perf_counter()
-    job = component.Job(source, work / name, name, target, _precision(source, name, options.precision))
+    precision = _precision(source, name, options.precision)
+    job = component.Job(source, work / name, name, target, precision, options.strip_weights)
     mark = job.folder / "done.json"
-    key = fingerprint.component_key(source.folder / name, job.precision, target.name)
+    key = fingerprint.component_key(source.folder / name, precision, target.name, options.strip_weights)
     made = _stored(mark, key, job.folder)
     if made is None:
         made = component.make(job, lambda what, share: progress(f"{name}: {what}", share))

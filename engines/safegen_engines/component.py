@@ -39,6 +39,8 @@ class Job:
     name: str
     target: Target
     precision: str
+    strip: bool = False
+    """Compile without weights."""
 
     @property
     def graph(self) -> Path:
@@ -68,6 +70,8 @@ def make(job: Job, progress: Progress) -> Component:
         made = _isolated(prepare, job, "fp32", progress)
     if job.target.backend:
         compiled: Compiled = _isolated(compile_prepared, job, job.precision, progress)
+        if compiled.weights:
+            ort.copy_graph(job.folder / TYPED, job.folder / compiled.weights)
         made = msgspec.structs.replace(made, compiled=compiled)
         for file in job.folder.glob(f"{TYPED}*"):
             file.unlink()
@@ -170,6 +174,7 @@ def compile_prepared(job: Job, precision: str, progress: Progress) -> Compiled:
         profile=shapes,
         workspace=int(free * job.target.workspace_share),
         capabilities=() if job.target.on_device else job.target.capabilities,
+        strip=job.strip,
         timing_cache=job.folder.parent / "timing.cache" if job.target.on_device else None,
     )
     trt.compile_graph(job.name, job.folder / TYPED, job.engine, recipe, progress)
@@ -182,6 +187,7 @@ def compile_prepared(job: Job, precision: str, progress: Progress) -> Compiled:
         version=version,
         capabilities=list(job.target.capabilities or [profile.capability_here()]),
         profile={name: [list(shape) for shape in rows] for name, rows in shapes.items()},
+        weights=f"{job.name}_typed.onnx" if job.strip else None,
     )
     if compiled.context:
         context.write(job.graph, job.folder / compiled.context, compiled)

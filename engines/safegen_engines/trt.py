@@ -33,6 +33,8 @@ class Recipe:
     """Bytes that the compiler may use to try its kernels."""
     capabilities: tuple[str, ...] = ()
     """Compute capabilities to compile for; empty is this machine's GPU."""
+    strip: bool = False
+    """Leave the weights out: the runtime takes them from the graph."""
     timing_cache: Path | None = None
     """Kernel timings of earlier builds on this GPU, read and added to. TensorRT alone."""
 
@@ -80,6 +82,9 @@ def parser_errors(parser: Any) -> str:
 def _configure(trt: Any, builder: Any, network: Any, recipe: Recipe) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace)
+    if recipe.strip:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)  # with the very weights it was compiled with
     if recipe.backend == RTX and recipe.capabilities:
         config.num_compute_capabilities = len(recipe.capabilities)
         for i, capability in enumerate(recipe.capabilities):

@@ -60,6 +60,8 @@ class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Compute capabilities of the GPUs that run it."""
     profile: dict[str, list[list[int]]]
     """Input -> its smallest, usual and largest shape."""
+    weights: str | None = None
+    """The typed ONNX graph that a weight-stripped engine gets its weights from; None where it holds them."""
 
 
 class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,7 +217,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     """
     named = {c.file for c in manifest.components.values()}
     compiled = [c.compiled for c in manifest.components.values() if c.compiled]
-    named |= {name for c in compiled for name in (c.file, c.context) if name}
+    named |= {name for c in compiled for name in (c.file, c.context, c.weights) if name}
     named |= {window.file for window in manifest.tokenizers.values()}
     named |= {*manifest.steps.values(), *([manifest.bundle] if manifest.bundle else [])}
     if missing := sorted(named - set(manifest.files)):

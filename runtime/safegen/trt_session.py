@@ -72,6 +72,8 @@ class TrtSession:
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise EngineError(f"{self._path}: does not load ({self._log.last}). Run 'safegen doctor'.")
+        if compiled.weights:
+            self._refit(folder / compiled.weights)
         self._cache_file = _cache_file(content) if self._rtx else None
         self._context = self._make_context()
         self._buffers: dict[Key, _Buffers] = {}
@@ -80,6 +82,13 @@ class TrtSession:
         self._dtypes = {n: self._trt.nptype(self._engine.get_tensor_dtype(n)) for n in tensors}
         self.inputs = {n: self._describe(n) for n in tensors if is_input[n]}
         self.outputs = {n: self._describe(n) for n in tensors if not is_input[n]}
+
+    def _refit(self, graph: Path) -> None:
+        """Give a weight-stripped engine the weights of the graph that it was compiled from."""
+        refitter = self._trt.Refitter(self._engine, self._log)
+        parser = self._trt.OnnxParserRefitter(refitter, self._log)
+        if not (parser.refit_from_file(str(graph)) and refitter.refit_cuda_engine()):
+            raise EngineError(f"{self._path}: does not take the weights of {graph.name} ({self._log.last}).")
 
     def _describe(self, name: str) -> tuple[str, list[int | str]]:
         shape = [int(d) if d >= 0 else "dynamic" for d in self._engine.get_tensor_shape(name)]

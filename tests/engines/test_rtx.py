@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 
 from safegen.engine import Engine
 from safegen.errors import EngineError, UsageError
+from safegen.machine import gpu
 from safegen.manifest import RTX, TENSORRT, read_manifest, verify_files
 from safegen_engines import build, component, fingerprint, ort, profile, trt
 from safegen_engines.context import is_readable
@@ -155,6 +156,13 @@ def test_what_the_parser_refuses_is_named_with_its_component(tmp_path: Path) -> 
     with pytest.raises(EngineError, match="unet: tensorrt-rtx cannot read the graph: NoSuchOperator odd"):
         trt.compile_graph("unet", tmp_path / "g.onnx", tmp_path / "g.rtx", recipe, lambda *report: None)
     assert not (tmp_path / "g.rtx").exists()
+
+
+@pytest.mark.skipif(gpu() is not None, reason="this machine has a GPU")
+def test_weight_stripped_engines_need_a_gpu_to_compile() -> None:
+    for target in ("rtx", "cpu"):
+        with pytest.raises(UsageError, match="strip_weights"):
+            build.check_target(build.Options(target=target, precision="fp16", strip_weights=True))
 
 
 def test_the_compiler_reports_its_progress(onnx_folder: Path, tmp_path: Path) -> None:

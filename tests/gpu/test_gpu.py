@@ -29,8 +29,9 @@ from safegen.probe import need_of, probe, probe_compilers
 from safegen.seal import ZEROS, file_sha256
 from safegen.solver import Solver
 from safegen.trt_session import fits
-from safegen_engines import parity
+from safegen_engines import build, parity
 from safegen_engines.source import open_source
+from safegen_engines.target import TARGETS
 
 pytestmark = pytest.mark.gpu
 
@@ -125,6 +126,28 @@ def test_captured_launches_draw_the_same(engine_for: Built, target: str) -> None
         asked = {"seed": 7, "steps": 5, "guidance_scale": scale}
         a, b = (np.asarray(p("a coat", **asked)[0].image).astype(int) for p in (plain, captured))
         assert np.abs(a - b).max() <= 1
+
+
+def test_a_weight_stripped_engine_draws_the_same(
+    engine_for: Built, fashion_onnx: Path, target: str, tmp_path: Path
+) -> None:
+    if TARGETS[target].backend is None:
+        pytest.skip("nothing is compiled for this target")
+    options = build.Options(
+        target=target, precision="fp16", allow_unguarded=True, strip_weights=True, guidance_scale=3.0
+    )
+    build.build(fashion_onnx, fashion_onnx, tmp_path / "engine", options, lambda part: None)
+    compiled = read_manifest(tmp_path / "engine").components["unet"].compiled
+    whole = read_manifest(engine_for(target)).components["unet"].compiled
+    sizes = [
+        (f / c.file).stat().st_size for f, c in ((tmp_path / "engine", compiled), (engine_for(target), whole))
+    ]
+    assert sizes[0] < 0.5 * sizes[1]
+    a, b = (
+        np.asarray(Pipeline.load(f, BUNDLE)("a coat", steps=5, seed=3)[0].image).astype(int)
+        for f in (tmp_path / "engine", engine_for(target))
+    )
+    assert np.abs(a - b).max() <= 2
 
 
 def test_memory_does_not_grow(engine_for: Built, target: str, note: Callable[..., None]) -> None:

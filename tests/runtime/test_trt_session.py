@@ -85,9 +85,18 @@ class Context:
         return True
 
 
+class Files(list):
+    """Notes the graphs whose weights are taken; has those of one file alone."""
+
+    def append(self, file: str) -> bool:
+        super().append(file)
+        return file.endswith("x_typed.onnx")
+
+
 def library(stream: Stream, validity: str = "VALID") -> SimpleNamespace:
     """A module with what the session uses of tensorrt and tensorrt_rtx."""
     kept: list[bytes] = []
+    refitted = Files()
     config = SimpleNamespace(
         create_runtime_cache=lambda: SimpleNamespace(serialize=lambda: b"kernels", deserialize=kept.append),
         set_runtime_cache=lambda cache: True,
@@ -110,6 +119,9 @@ def library(stream: Stream, validity: str = "VALID") -> SimpleNamespace:
         ERROR, INTERNAL_ERROR = 1, 2
 
     return SimpleNamespace(
+        Refitter=lambda engine, log: SimpleNamespace(refit_cuda_engine=lambda: True),
+        OnnxParserRefitter=lambda refitter, log: SimpleNamespace(refit_from_file=refitted.append),
+        refitted=refitted,
         __version__="10.3.0", ILogger=Log, Runtime=lambda log: runtime, nptype=lambda dtype: dtype,
         TensorIOMode=SimpleNamespace(INPUT="x"), CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE=1),
         EngineValidity=SimpleNamespace(INVALID="INVALID"), kept=kept,
@@ -131,11 +143,11 @@ def open_session(tmp_path: Path, monkeypatch, stream: Stream):
         empty=lambda shape, dtype: np.empty(shape, dtype).view(DeviceArray), asarray=np.asarray
     )
 
-    def open_it(backend=TENSORRT, cuda_graphs=False, validity="VALID", content=b"engine"):
+    def open_it(backend=TENSORRT, cuda_graphs=False, validity="VALID", content=b"engine", weights=None):
         (tmp_path / "x.plan").write_bytes(content)
         trt = library(stream, validity)
         monkeypatch.setattr(trt_session, "import_module", lambda name: trt)
-        compiled = Compiled("x.plan", None, backend, "10.3.0", ["8.9"], PROFILE)
+        compiled = Compiled("x.plan", None, backend, "10.3.0", ["8.9"], PROFILE, weights)
         device = Device("cuda", xp, stream)
         session = TrtSession(tmp_path, compiled, device, cuda_graphs=cuda_graphs)
         return session, trt
@@ -192,3 +204,11 @@ def test_why_an_engine_does_not_run_here_is_said(open_session) -> None:
         open_session(RTX, validity="INVALID")
     with pytest.raises(EngineError, match="does not load"):
         open_session(content=b"other")
+
+
+def test_a_stripped_engine_takes_its_weights_from_its_graph(open_session, tmp_path: Path) -> None:
+    session, trt = open_session(weights="x_typed.onnx")
+    assert trt.refitted == [str(tmp_path / "x_typed.onnx")]
+    assert session.run(x=np.ones((1, 2), np.float32))["y"].tolist() == [[2.0, 2.0]]
+    with pytest.raises(EngineError, match=r"does not take the weights of other\.onnx"):
+        open_session(weights="other.onnx")
