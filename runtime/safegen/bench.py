@@ -7,8 +7,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -69,10 +70,14 @@ class _Timed:
 class _TimedEngine(Engine):
     """An engine whose sessions are timed."""
 
-    def session(self, component: str) -> Any:
-        """As the engine's, timed from its second run: the first sets things up."""
-        session = super().session(component)
-        return _Timed(session, self.__dict__.setdefault("seconds", {}).setdefault(component, []), self.wait)
+    @cached_property
+    def seconds(self) -> dict[str, list[float]]:
+        """How long each run of each component took."""
+        return {}
+
+    def _open_session(self, component: str) -> Any:
+        seconds = self.seconds.setdefault(component, [])
+        return _Timed(super()._open_session(component), seconds, self.wait)
 
     def wait(self) -> None:
         """Until the device has done all that was asked of it."""
@@ -100,7 +105,8 @@ def bench(
         BundleError: it carries no bundle, and none is given.
     """
     began = time.perf_counter()
-    opened = _TimedEngine.open(engine if engine is not None else EMBEDDED, cuda_graphs=cuda_graphs)
+    where = engine if engine is not None else EMBEDDED
+    opened = cast("_TimedEngine", _TimedEngine.open(where, cuda_graphs=cuda_graphs))
     own = opened.manifest.bundle
     path = Path(bundle) if bundle is not None else opened.folder / own if own else None
     pipeline = Pipeline(opened, read_bundle(path) if path else None)
@@ -124,7 +130,6 @@ def bench(
     settings = pipeline.bundle.info.guard if pipeline.bundle else None
     guard_ms = _guard_ms(pipeline, settings, count, batch) if settings else 0.0
     step_ms = statistics.median(each) * 1000
-    seconds: dict[str, list[float]] = opened.__dict__["seconds"]
     return Bench(
         engine=opened.manifest.name,
         target=opened.manifest.target,
@@ -133,7 +138,8 @@ def bench(
         steps=count,
         batch=len(pictures),
         open_seconds=open_seconds,
-        components_ms={k: statistics.median(v[1:] or v) * 1000 for k, v in seconds.items() if v},
+        # the first run of each sets things up
+        components_ms={k: statistics.median(v[1:] or v) * 1000 for k, v in opened.seconds.items() if v},
         step_ms=step_ms,
         guard_ms=guard_ms,
         guard_share=guard_ms / step_ms,
@@ -143,7 +149,7 @@ def bench(
     )
 
 
-def _now(engine: Any) -> float:
+def _now(engine: _TimedEngine) -> float:
     engine.wait()
     return time.perf_counter()
 

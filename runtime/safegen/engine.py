@@ -120,7 +120,7 @@ class Engine:
         if count <= largest:
             return session.run(**inputs)
         parts = [
-            session.run(**{name: x[start : start + largest, ...] for name, x in inputs.items()})
+            session.run(**{n: x[start : start + largest, ...] if x.ndim else x for n, x in inputs.items()})
             for start in range(0, count, largest)
         ]
         return {name: self.device.xp.concat([part[name] for part in parts]) for name in parts[0]}

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
+from safegen.engine import MODELS
 from safegen.image import read_metadata
 from safegen_cli.app import app
+from safegen_engines.fingerprint import LIBRARIES
 
 SAFEGEN = Path(sys.executable).parent / "safegen"
 COMMANDS = ["bench", "build-engine", "doctor", "freeze", "generate", "inspect"]
@@ -188,3 +190,25 @@ def test_build_engine_from_a_checkpoint_to_a_picture(checkpoint: Path, tmp_path:
     again = run("build-engine", checkpoint, "-o", "engine", cwd=tmp_path)
     assert "up to date" in again.stderr
     fails("generate", "a coat", "-e", "engine", code=1, word="negation bundle", cwd=tmp_path)
+
+
+def test_bench_times_every_component() -> None:
+    found = json.loads(run("bench", "--runs", 1, "--steps", 3, "--json").stdout)
+    assert set(found["components_ms"]) == {"text_encoder", "unet", "vae_decoder"}
+    assert all(ms > 0 for ms in found["components_ms"].values())
+    assert found["step_ms"] > found["components_ms"]["unet"] * 0.5  # a step holds a run of the model
+    assert 0 < found["guard_share"] < 1
+    assert found["steps"] == 3
+
+
+def test_doctor_knows_the_embedded_engines_by_name() -> None:
+    found = json.loads(run("doctor", "-e", "pixels", "--json").stdout)
+    assert found["engines"][0]["problem"] is None
+
+
+def test_explain_says_what_a_rebuild_would_have_different() -> None:
+    folder = MODELS / "pixels"
+    found = json.loads(run("inspect", folder, "--explain", "--json").stdout)
+    assert "weights" in found["same"]
+    assert set(found["different"]) <= set(LIBRARIES)  # other versions than built the embedded engine
+    fails("inspect", MODELS / "fashion", "--explain", code=2, word="records no parts")
