@@ -29,6 +29,7 @@ from diffusers import (
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
@@ -152,6 +153,18 @@ def lcm() -> LatentConsistencyModelPipeline:
     )  # fmt: skip
 
 
+def turbo() -> StableDiffusionPipeline:
+    """SD-turbo's shape: that of 2.1, linear projections, Euler from the last noise level on."""
+    tokenizer = clip_tokenizer()
+    return StableDiffusionPipeline(
+        vae=vae(), text_encoder=clip(CLIPTextModel, tokenizer), tokenizer=tokenizer,
+        unet=text_unet(use_linear_projection=True), safety_checker=None, feature_extractor=None,
+        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                         timestep_spacing="trailing", steps_offset=1),
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
 def sdxl() -> StableDiffusionXLPipeline:
     """Two text encoders, pooled text and time ids."""
     one, two = clip_tokenizer(), clip_tokenizer()
@@ -207,6 +220,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "pixart-sigma": pixart,
     "pixart-alpha": lambda: pixart(PixArtAlphaPipeline, 128),
     "lcm": lcm,
+    "sd-turbo": turbo,
     "sdxl": sdxl,
     "sd3": sd3,
     "flux-dev": flux,

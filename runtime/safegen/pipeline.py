@@ -51,18 +51,25 @@ class Pipeline:
             self._bank = on(bundle.bank(), engine.device.xp)
 
     @classmethod
-    def load(cls, engine: Path | str | None = None, bundle: Path | str | None = None) -> Pipeline:
+    def load(
+        cls,
+        engine: Path | str | None = None,
+        bundle: Path | str | None = None,
+        *,
+        cuda_graphs: bool = False,
+    ) -> Pipeline:
         """Open and verify both.
 
         Args:
             engine: an engine folder, or ``fashion`` or ``pixels``, which are embedded; None is the first.
             bundle: a .negation file; None is the engine's own, if it carries one.
+            cuda_graphs: let compiled engines replay captured launches: faster, for more memory.
 
         Raises:
             EngineError: the engine is missing, changed or unknown.
             BundleError: the bundle is missing, changed, or made for another autoencoder.
         """
-        opened = Engine.open(engine if engine is not None else EMBEDDED)
+        opened = Engine.open(engine if engine is not None else EMBEDDED, cuda_graphs=cuda_graphs)
         own = opened.manifest.bundle
         path = Path(bundle) if bundle is not None else opened.folder / own if own else None
         return cls(opened, read_bundle(path) if path else None)

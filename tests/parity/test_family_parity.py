@@ -153,6 +153,17 @@ def test_lcm(engine_of, our_noise, steps: int, guidance_scale: float) -> None:
     assert_same(ours, expected)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_sd_turbo(engine_of, steps: int) -> None:
+    """Distilled to few steps, drawn without guidance."""
+    checkpoint, engine = engine_of("sd-turbo")
+    pipe = open_pipe(checkpoint)
+    expected = pipe(["a coat"] * 2, width=32, height=32, num_inference_steps=steps, output_type="np",
+                    guidance_scale=0.0, latents=first_latents(4, 16, 16)).images  # fmt: skip
+    ours = Pipeline.load(engine)("a coat", n=2, seed=5, steps=steps, guidance_scale=0.0, guard="off")
+    assert_same(ours, expected)
+
+
 @pytest.mark.parametrize("negative", ["", "a bag"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
 @pytest.mark.parametrize("name", ["euler", "euler-a", "ddim", "ddpm", "dpm++2m"])
