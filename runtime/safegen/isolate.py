@@ -60,7 +60,7 @@ def in_own_process(
 
 
 def _how_it_ended(code: int | None) -> str:
-    if code == -signal.SIGKILL:
+    if code == -9:  # SIGKILL, which Windows has no name for
         return "its process was killed, most likely because memory ran out"
     if code is not None and code < 0:
         return f"its process crashed ({signal.Signals(-code).name})"

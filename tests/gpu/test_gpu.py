@@ -118,10 +118,7 @@ def test_a_seed_draws_the_same_picture_at_every_batch_size(engine_for: Built, ta
 def test_captured_launches_draw_the_same(engine_for: Built, target: str) -> None:
     """Shapes in turn: a graph that was captured for one must not be replayed for another."""
     plain = Pipeline.load(engine_for(target))
-    captured = Pipeline(
-        Engine.open(engine_for(target), cuda_graphs=True),
-        read_bundle(engine_for(target) / "default.negation"),
-    )
+    captured = Pipeline.load(engine_for(target), cuda_graphs=True)
     for scale in (3.0, 1.0, 3.0):  # two batches of the model, one, two
         asked = {"seed": 7, "steps": 5, "guidance_scale": scale}
         a, b = (np.asarray(p("a coat", **asked)[0].image).astype(int) for p in (plain, captured))
