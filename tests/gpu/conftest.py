@@ -18,6 +18,7 @@ import tiny
 from safegen.device import Device, open_device
 from safegen.machine import gpu, jetpack
 from safegen.probe import machine
+from safegen.session import CUDA, available_providers
 from safegen_engines import build
 from safegen_engines.target import TARGETS
 
@@ -31,7 +32,7 @@ def targets_here() -> list[str]:
     here = gpu()
     if here is None:
         return []
-    found = ["cuda"]
+    found = ["cuda"] if CUDA in available_providers() else []  # PyPI's wheel has none for a Jetson
     if importlib.util.find_spec("tensorrt_rtx") and here.capability in TARGETS["rtx"].capabilities:
         found.append("rtx")
     if importlib.util.find_spec("tensorrt"):
