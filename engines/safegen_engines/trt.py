@@ -54,11 +54,7 @@ def compile_graph(component: str, graph: Path, out: Path, recipe: Recipe, progre
     """
     trt = import_module(recipe.backend)
     log = make_log(trt)
-    builder = trt.Builder(log)
-    network = typed_network(trt, builder)
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(graph)):
-        raise EngineError(f"{component}: {recipe.backend} cannot read the graph: {parser_errors(parser)}.")
+    builder, network, _parser = parse(component, graph, recipe.backend)
     config = _configure(trt, builder, network, recipe)
     monitor = _monitor(trt, progress)  # the library does not keep it alive
     config.progress_monitor = monitor
@@ -71,6 +67,22 @@ def compile_graph(component: str, graph: Path, out: Path, recipe: Recipe, progre
     if cache is not None and recipe.timing_cache:
         with replacing(recipe.timing_cache) as scratch:
             scratch.write_bytes(bytes(config.get_timing_cache().serialize()))
+
+
+def parse(component: str, graph: Path, backend: str) -> tuple[Any, Any, Any]:
+    """Read a graph into a network; returns builder, network and parser, which holds the weights.
+
+    Raises:
+        EngineError: the parser refuses a node; the message names it.
+    """
+    trt = import_module(backend)
+    log = make_log(trt)
+    builder = trt.Builder(log)
+    network = typed_network(trt, builder)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(graph)):
+        raise EngineError(f"{component}: {backend} cannot read the graph: {parser_errors(parser)}.")
+    return builder, network, parser
 
 
 def parser_errors(parser: Any) -> str:
