@@ -24,6 +24,7 @@ from safegen.bundle import read_bundle
 from safegen.engine import Engine
 from safegen.guard_settings import Ratio
 from safegen.pipeline import EMBEDDED
+from safegen.seal import replacing
 from safegen_engines.freeze import freeze
 
 OUT = Path(__file__).parent / "guards.json"
@@ -65,6 +66,23 @@ def freeze_class(engine: Engine, garment: Garment, size: int, folder: Path, *, d
     out = folder / f"{garment.name}.negation"
     freeze(engine, negation, out, name=garment.name, benign=None if drawn else benign, batch_size=64)
     return out
+
+
+def pipelines_by_arm(engine: Engine, garment: Garment, size: int, arms: list[str]) -> dict[str, Pipeline]:
+    """Arm -> the engine with the bundle that it guards with, each kind of bundle frozen once."""
+    kinds = {name: bool(ARMS[name].get("drawn")) for name in arms}
+    frozen = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for drawn in set(kinds.values()):
+            bundle = freeze_class(engine, garment, size, Path(scratch), drawn=drawn)
+            frozen[drawn] = Pipeline(engine, read_bundle(bundle))
+    return {name: frozen[drawn] for name, drawn in kinds.items()}
+
+
+def save(table: dict, path: Path) -> None:  # type: ignore[type-arg]
+    """Write a table whole or not at all."""
+    with replacing(path) as scratch:
+        scratch.write_text(json.dumps(table, indent=1) + "\n")
 
 
 def prompts_of(garments: list[Garment], per_word: int) -> tuple[list[str], np.ndarray, list[str]]:
@@ -134,22 +152,16 @@ def main() -> None:
     table = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for garment in (g for g in GARMENTS if g.name in args.classes):
         real = judge(images[labels != garment.label])[1]
-        with tempfile.TemporaryDirectory() as scratch:
-            pipelines = {}
-            for drawn in {bool(ARMS[name].get("drawn")) for name in args.arms}:
-                bundle = freeze_class(engine, garment, args.bank, Path(scratch), drawn=drawn)
-                pipelines[drawn] = Pipeline(engine, read_bundle(bundle))
+        pipelines = pipelines_by_arm(engine, garment, args.bank, args.arms)
         for name in args.arms:
-            pipeline = pipelines[bool(ARMS[name].get("drawn"))]
+            pipeline = pipelines[name]
             steps = args.steps or engine.manifest.defaults.steps
             row = measure(judge, pipeline, garment, ARMS[name], real, args.per_word, steps)
             table.setdefault(garment.name, {})[name] = row
             print(f"{garment.name:10} {name:24} attack {row['attack_success']:.3f} agreement"
                   f" {row['agreement']:.3f} distance {row['frechet_distance']:.1f} gate"
                   f" {row['gate_open_plain']:.3f}", flush=True)  # fmt: skip
-            scratch_name = args.out.with_suffix(".part")
-            scratch_name.write_text(json.dumps(table, indent=1) + "\n")
-            scratch_name.replace(args.out)
+            save(table, args.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ seeds. Writes benchmarks/scenarios.json, from which docs/guards.md has its table
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,10 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 import fashion
-from guards import ARMS, freeze_class
+from guards import ARMS, pipelines_by_arm, save
 from judge import Judge, frechet, grey, interval, precision_recall
 from prompts import GARMENTS, Garment
 from safegen import Pipeline
-from safegen.bundle import read_bundle
 from safegen.engine import Engine
 
 OUT = Path(__file__).parent / "scenarios.json"
@@ -96,22 +94,16 @@ def main() -> None:
     table = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for garment in (g for g in GARMENTS if g.name in args.classes):
         real = judge(images[labels != garment.label])[1]
-        with tempfile.TemporaryDirectory() as scratch:
-            pipelines = {}
-            for drawn in {bool(ARMS[name].get("drawn")) for name in args.arms}:
-                bundle = freeze_class(engine, garment, args.bank, Path(scratch), drawn=drawn)
-                pipelines[drawn] = Pipeline(engine, read_bundle(bundle))
+        pipelines = pipelines_by_arm(engine, garment, args.bank, args.arms)
         for name in args.arms:
-            pipeline, guard = pipelines[bool(ARMS[name].get("drawn"))], ARMS[name]["guard"]
+            pipeline, guard = pipelines[name], ARMS[name]["guard"]
             row = {
                 "unconditional": unconditional(judge, pipeline, guard, garment, real, args.unconditional),
                 "class-conditional": conditional(judge, pipeline, guard, garment, real, args.per_class),
             }
             table.setdefault(garment.name, {})[name] = row
             print(garment.name, name, json.dumps(row), flush=True)
-            scratch_name = args.out.with_suffix(".part")
-            scratch_name.write_text(json.dumps(table, indent=1) + "\n")
-            scratch_name.replace(args.out)
+            save(table, args.out)
 
 
 if __name__ == "__main__":

@@ -64,13 +64,14 @@ def make(job: Job, progress: Progress) -> Component:
     job.folder.mkdir(parents=True)
     made: Component
     try:
-        made = _isolated(prepare, job, job.precision, progress)
+        made = _prepare_apart(job, job.precision, progress)
     except parity.NotFiniteError:
         if job.precision == "fp32":
             raise
-        made = _isolated(prepare, job, "fp32", progress)
+        made = _prepare_apart(job, "fp32", progress)
     if job.target.backend:
-        compiled: Compiled = _isolated(compile_prepared, job, job.precision, progress)
+        typed = sum(f.stat().st_size for f in job.folder.glob(f"{TYPED}*"))
+        compiled: Compiled = _isolated(int(typed * COMPILING), progress, compile_prepared, job)
         if compiled.weights:
             ort.copy_graph(job.folder / TYPED, job.folder / compiled.weights)
         made = msgspec.structs.replace(made, compiled=compiled)
@@ -79,13 +80,15 @@ def make(job: Job, progress: Progress) -> Component:
     return made
 
 
-def _isolated(stage: Any, job: Job, precision: str, progress: Progress) -> Any:
+def _prepare_apart(job: Job, precision: str, progress: Progress) -> Component:
     size = sum(f.stat().st_size for f in job.source.graph(job.name).parent.glob("model.onnx*"))
-    needed = SPARE + int(size * NEEDED[precision])
-    if stage is compile_prepared:
-        typed = sum(f.stat().st_size for f in job.folder.glob(f"{TYPED}*"))
-        needed = SPARE + int(typed * COMPILING)
-    free = available_memory()
+    made: Component = _isolated(int(size * NEEDED[precision]), progress, prepare, job, precision)
+    return made
+
+
+def _isolated(weights: int, progress: Progress, stage: Any, job: Job, *rest: Any) -> Any:
+    """Run a stage in a process of its own, if the memory that it takes for its weights is there."""
+    needed, free = SPARE + weights, available_memory()
     if free is not None and needed > free:
         raise EngineError(
             f"{job.name}: this stage needs about {needed / 2**30:.1f} GiB of memory, and"
@@ -93,7 +96,7 @@ def _isolated(stage: Any, job: Job, precision: str, progress: Progress) -> Any:
             " Close other programs, add swap, or build on a larger machine (--onnx-only)."
         )
     try:
-        return in_own_process(stage, job, precision, progress=progress, memory=free)
+        return in_own_process(stage, job, *rest, progress=progress, memory=free)
     except DiedError as error:
         raise EngineError(
             f"{job.name}: {error}. What was finished before is kept for the next run."
@@ -104,7 +107,7 @@ def prepare(job: Job, precision: str, progress: Progress) -> Component:
     """Write the portable graph, and a typed one for a compiler; compare what will draw with its reference."""
     source, name, target = job.source, job.name, job.target
     progress("preparing", 0.0)
-    source.check_inputs(name, ort.input_names(source.graph(name)))
+    source.check_inputs(name, set(ort.input_shapes(source.graph(name))))
     reference, cases = parity.read_cases(source, name)
     optimized = False
     if target.backend:
@@ -165,7 +168,7 @@ def _optimize(graph: Path, inputs: ort.Inputs) -> bool:
     return faster
 
 
-def compile_prepared(job: Job, precision: str, progress: Progress) -> Compiled:
+def compile_prepared(job: Job, progress: Progress) -> Compiled:
     """Compile the typed graph and write the wrapper for hosts of ONNX Runtime."""
     backend = str(job.target.backend)
     shapes = profile.shapes(job.source, job.name, job.target)

@@ -43,7 +43,7 @@ def parts(source: Path, options: Mapping[str, object]) -> dict[str, str]:
         source: the checkpoint or ONNX folder.
         options: as :meth:`safegen_engines.build.Options.key` gives them, ``target`` among them.
     """
-    found = source_parts(source) | {"opset": str(OPSET), "guard graph": step_graph.digest()}
+    found = source_parts(source)
     target = TARGETS[str(options.get("target", "cpu"))]
     found |= {"profiles": json.dumps(vars(target.sides))} if target.backend else {}
     found |= {name: json.dumps(value, sort_keys=True) for name, value in options.items()}
@@ -60,9 +60,9 @@ def source_parts(source: Path) -> dict[str, str]:
 
 
 def _surroundings(name: str) -> dict[str, str]:
-    """Library versions; and the GPU, driver and JetPack for engines that only this machine's like can run."""
+    """Opset, guard graph, library versions; for engines tied to this machine its GPU, driver and JetPack."""
     target = TARGETS[name]
-    found = libraries()
+    found = {"opset": str(OPSET), "guard graph": step_graph.digest(), **libraries()}
     if target.backend:
         found |= libraries(_names(MODULES[target.backend]))
     if target.on_device:
@@ -101,7 +101,6 @@ def today(then: Mapping[str, str], target: str, source: Path | None) -> dict[str
     here = _surroundings(target)
     compilers = (name for module in MODULES.values() for name in _names(module))
     fixed = {k: v for k, v in then.items() if k not in {*LIBRARIES, *compilers}}
-    here["guard graph"] = step_graph.digest()
     return fixed | here | (source_parts(source) if source else {})
 
 

@@ -61,9 +61,18 @@ def copy_graph(source: Path, out: Path) -> None:
     onnx.save_model(model, out)
 
 
-def input_names(path: Path) -> set[str]:
-    """The inputs of a graph, its weights not read."""
-    return {i.name for i in onnx.load(path, load_external_data=False).graph.input}
+def input_shapes(path: Path) -> dict[str, list[int | str]]:
+    """The inputs of a graph with their dimensions, numbers or names; weights beside it are not read."""
+    graph = onnx.load(path, load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}  # old graphs list them as inputs, too
+    return {
+        given.name: [
+            d.dim_value if d.HasField("dim_value") else d.dim_param or "dynamic"
+            for d in given.type.tensor_type.shape.dim
+        ]
+        for given in graph.input
+        if given.name not in weights
+    }
 
 
 def _strip(model: onnx.ModelProto) -> None:

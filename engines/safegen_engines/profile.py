@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from safegen.errors import EngineError
 from safegen.machine import gpu
-from safegen.session import Session
+from safegen_engines import ort
 from safegen_engines.source import VAE, Source
 from safegen_engines.target import Target
 from safegen_engines.trt import Profile
@@ -15,9 +15,8 @@ def shapes(source: Source, component: str, target: Target) -> Profile:
 
     The usual one draws a single picture with guidance at the checkpoint's own size.
     """
-    inputs = Session(source.graph(component), optimize=False).inputs
     rows: Profile = {}
-    for name, (_, shape) in inputs.items():
+    for name, shape in ort.input_shapes(source.graph(component)).items():
         sizes = [[_dim(source, component, target, shape, axis, which) for axis in range(len(shape))]
                  for which in range(3)]  # fmt: skip
         low, usual, high = (tuple(size) for size in sizes)

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, normalizers
 from safegen.errors import EngineError
 from safegen.manifest import Conditioning, LatentSpace, TextWindow
 from safegen.seal import file_sha256
-from safegen.session import Session
 from safegen.solver import default_solver
 from safegen.tokenizer import END, read_clip_tables
+from safegen_engines.ort import input_shapes
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 MODELS = ("unet", "transformer")
@@ -93,13 +93,12 @@ class Source:
         )
 
     @cached_property
-    def _model_inputs(self) -> dict[str, tuple[str, list[int | str]]]:
-        """Opened once: a full-size graph takes seconds and gigabytes."""
-        return Session(self.graph(self.model), optimize=False).inputs
+    def _model_inputs(self) -> dict[str, list[int | str]]:
+        return input_shapes(self.graph(self.model))
 
     def _token_dims(self) -> list[int | str]:
         """The token dimensions of the model's inputs of text: a number where its graph has a fixed one."""
-        shapes = [self._model_inputs[given][1] for given in self.conditioning.text]
+        shapes = [self._model_inputs[given] for given in self.conditioning.text]
         return [shape[1] for shape in shapes if len(shape) == 3]
 
     def check_inputs(self, component: str, found: set[str]) -> None:

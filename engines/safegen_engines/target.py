@@ -59,6 +59,26 @@ _LATER = "quantized engines are not written yet"
 _ORIN = {"fp8": f"{_NO_FP8}, and Orin has 8.7", "int8": _LATER}
 _LATE = {"fp8": _LATER, "int8": _LATER}
 
+
+def _jetson(
+    name: str, board: str, capability: str, jetpack: str, versions: tuple[str, str],
+    reasons: Mapping[str, str],
+) -> Target:  # fmt: skip
+    return Target(
+        name,
+        f"Jetson {board} under JetPack {jetpack}",
+        ("fp16", "bf16", "fp32"),
+        backend=TENSORRT,
+        capabilities=(capability,),
+        versions=versions,
+        on_device=True,
+        machine="aarch64",
+        sides=FIXED,
+        workspace_share=0.25,
+        reasons=reasons,
+    )
+
+
 TARGETS = {
     target.name: target
     for target in (
@@ -90,45 +110,9 @@ TARGETS = {
             on_device=True,
             reasons=_LATE,
         ),
-        Target(
-            "orin-jp62",
-            "Jetson Orin under JetPack 6.1 or 6.2 (CUDA 12.6, TensorRT 10.3)",
-            ("fp16", "bf16", "fp32"),
-            backend=TENSORRT,
-            capabilities=("8.7",),
-            versions=("10.3", "10.4"),
-            on_device=True,
-            machine="aarch64",
-            sides=FIXED,
-            workspace_share=0.25,
-            reasons=_ORIN,
-        ),
-        Target(
-            "orin-jp72",
-            "Jetson Orin under JetPack 7.2 (CUDA 13.2, TensorRT 10.16)",
-            ("fp16", "bf16", "fp32"),
-            backend=TENSORRT,
-            capabilities=("8.7",),
-            versions=("10.16", "10.17"),
-            on_device=True,
-            machine="aarch64",
-            sides=FIXED,
-            workspace_share=0.25,
-            reasons=_ORIN,
-        ),
-        Target(
-            "thor-jp72",
-            "Jetson Thor under JetPack 7.2 (CUDA 13.2, TensorRT 10.16)",
-            ("fp16", "bf16", "fp32"),
-            backend=TENSORRT,
-            capabilities=("11.0",),
-            versions=("10.16", "10.17"),
-            on_device=True,
-            machine="aarch64",
-            sides=FIXED,
-            workspace_share=0.25,
-            reasons=_LATE,
-        ),
+        _jetson("orin-jp62", "Orin", "8.7", "6.1 or 6.2 (CUDA 12.6, TensorRT 10.3)", ("10.3", "10.4"), _ORIN),
+        _jetson("orin-jp72", "Orin", "8.7", "7.2 (CUDA 13.2, TensorRT 10.16)", ("10.16", "10.17"), _ORIN),
+        _jetson("thor-jp72", "Thor", "11.0", "7.2 (CUDA 13.2, TensorRT 10.16)", ("10.16", "10.17"), _LATE),
     )
 }
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")

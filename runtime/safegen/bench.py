@@ -13,9 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from safegen.bundle import read_bundle
 from safegen.engine import Engine
-from safegen.guard import on
 from safegen.guard_settings import Settings, open_guard
 from safegen.loop import first_latents
 from safegen.noise import normal_batch
@@ -77,12 +75,7 @@ class _TimedEngine(Engine):
 
     def _open_session(self, component: str) -> Any:
         seconds = self.seconds.setdefault(component, [])
-        return _Timed(super()._open_session(component), seconds, self.wait)
-
-    def wait(self) -> None:
-        """Until the device has done all that was asked of it."""
-        if self.device.stream is not None:
-            self.device.stream.synchronize()
+        return _Timed(super()._open_session(component), seconds, self.device.wait)
 
 
 def bench(
@@ -107,9 +100,7 @@ def bench(
     began = time.perf_counter()
     where = engine if engine is not None else EMBEDDED
     opened = cast("_TimedEngine", _TimedEngine.open(where, cuda_graphs=cuda_graphs))
-    own = opened.manifest.bundle
-    path = Path(bundle) if bundle is not None else opened.folder / own if own else None
-    pipeline = Pipeline(opened, read_bundle(path) if path else None)
+    pipeline = Pipeline.over(opened, bundle)
     for component in opened.manifest.components:
         opened.session(component)
     open_seconds = time.perf_counter() - began
@@ -149,8 +140,8 @@ def bench(
     )
 
 
-def _now(engine: _TimedEngine) -> float:
-    engine.wait()
+def _now(engine: Engine) -> float:
+    engine.device.wait()
     return time.perf_counter()
 
 
@@ -167,16 +158,14 @@ def _guard_ms(pipeline: Pipeline, settings: Settings, steps: int, batch: int, ru
     shape, xp = engine.latent_shape(defaults.width, defaults.height), engine.device.xp
     seeds, seconds = list(range(batch)), []
     with engine.device.active():
-        bank = on(pipeline.bundle.bank(), xp) if pipeline.bundle else None
-        guard = open_guard(settings, pipeline.bundle, bank, table)
+        guard = open_guard(settings, pipeline.bundle, pipeline.bank, table)
         x = first_latents(table, seeds, shape, xp)
         draw = lambda i, stream=1: xp.asarray(normal_batch(seeds, i, shape))  # noqa: E731
         guard(x, x, 0, draw)
         for _ in range(runs):
             began = time.perf_counter()
             guard(x, x, len(table) - 1, draw)
-            if engine.device.stream is not None:
-                engine.device.stream.synchronize()
+            engine.device.wait()
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds) * 1000
 

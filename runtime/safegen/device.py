@@ -28,6 +28,11 @@ class Device:
         """Make the stream the one that arrays are computed on."""
         return nullcontext() if self.stream is None else self.stream
 
+    def wait(self) -> None:
+        """Until the device has done all that was asked of it."""
+        if self.stream is not None:
+            self.stream.synchronize()
+
 
 CPU = Device("cpu", np)
 

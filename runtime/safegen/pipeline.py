@@ -40,7 +40,7 @@ class Pipeline:
         """
         self.engine = engine
         self.bundle = bundle
-        self._bank: Bank | None = None
+        self.bank: Bank | None = None
         if bundle is None and not engine.manifest.allow_unguarded:
             raise BundleError(
                 f"{engine.folder}: this engine draws only with a negation bundle and carries none."
@@ -48,7 +48,7 @@ class Pipeline:
             )
         if bundle is not None:
             self._match(bundle)
-            self._bank = on(bundle.bank(), engine.device.xp)
+            self.bank = on(bundle.bank(), engine.device.xp)
 
     @classmethod
     def load(
@@ -70,9 +70,14 @@ class Pipeline:
             BundleError: the bundle is missing, changed, or made for another autoencoder.
         """
         opened = Engine.open(engine if engine is not None else EMBEDDED, cuda_graphs=cuda_graphs)
-        own = opened.manifest.bundle
-        path = Path(bundle) if bundle is not None else opened.folder / own if own else None
-        return cls(opened, read_bundle(path) if path else None)
+        return cls.over(opened, bundle)
+
+    @classmethod
+    def over(cls, engine: Engine, bundle: Path | str | None = None) -> Pipeline:
+        """As :meth:`load`, over an engine that is open already."""
+        own = engine.manifest.bundle
+        path = Path(bundle) if bundle is not None else engine.folder / own if own else None
+        return cls(engine, read_bundle(path) if path else None)
 
     def _match(self, bundle: Bundle) -> None:
         if bundle.info.latent_space != self.engine.manifest.latent_space.id:
@@ -140,7 +145,7 @@ class Pipeline:
         if init is not None:
             job = _start_from(job, init, 0.8 if strength is None else strength, mask)
         todo = [(s, first + i) for s, first in zip(subjects, seeds, strict=True) for i in range(n)]
-        opened = open_guard(job.guard, self.bundle, self._bank, job.table)
+        opened = open_guard(job.guard, self.bundle, self.bank, job.table)
         pictures: list[Picture] = []
         with self.engine.device.active():
             for chunks, same in groupby(todo, key=lambda one: self._count_chunks(job, one[0])):

@@ -289,7 +289,7 @@ def test_a_gpu_engine_does_not_open_without_a_gpu(rtx: Path) -> None:
 def test_one_failed_compilation_does_not_lose_the_others(
     onnx_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    def refuse(job, precision, progress):
+    def refuse(job, progress):
         raise EngineError("unet: found no engine")
 
     here = component.compile_prepared
