@@ -20,7 +20,7 @@ def build_engine(
     checkpoint: Annotated[Path, typer.Argument(help="A diffusers folder, or an ONNX folder as optimum writes it.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The engine folder to write.")],
     target: Annotated[str, typer.Option(help="What it runs on: cpu, cuda, rtx, tensorrt, orin-jp62, orin-jp72 or thor-jp72.")] = "cpu",
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or bf16; left out: fp32 on a CPU, fp16 on a GPU.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16, int8 or fp8; left out: fp32 on a CPU, fp16 on a GPU.")] = None,
     onnx_only: Annotated[bool, typer.Option("--onnx-only", help="Stop after the export: a folder to carry to the device and build there.")] = False,
     clip_skip: Annotated[int, typer.Option(min=0, help="Layers of the text encoder to leave out at its end.")] = 0,
     null_class: Annotated[int | None, typer.Option(min=0, help="The label of no class, where a class-conditional UNet has one.")] = None,
@@ -92,6 +92,11 @@ def _guards(text: str | None) -> tuple[str, ...]:
     return names
 
 
+def _precision(options: Options) -> str:
+    """The option to repeat on the device, where the graphs were made for it."""
+    return f" --precision {options.precision}" if options.precision in ("int8", "fp8") else ""
+
+
 def parse_lora(text: str) -> tuple[Path, float]:
     """``style.safetensors`` or ``style.safetensors:0.7``.
 
@@ -110,7 +115,8 @@ def parse_lora(text: str) -> tuple[Path, float]:
 
 def _only_export(checkpoint: Path, out: Path, options: Options, as_json: bool) -> None:
     """Write the ONNX folder itself to ``out``."""
-    from safegen_engines.source import is_onnx_folder
+    from safegen_engines.quantize import QUANTIZED, graph_of, quantize
+    from safegen_engines.source import is_onnx_folder, open_source
 
     if is_onnx_folder(checkpoint):
         raise UsageError(f"{checkpoint}: is an ONNX folder already; carry it to the device as it is.")
@@ -119,6 +125,11 @@ def _only_export(checkpoint: Path, out: Path, options: Options, as_json: bool) -
     work = out.with_name(f".{out.name}.build")
     with bar("components") as progress:
         folder = _onnx_folder(checkpoint, work, options, progress)
+        if options.precision in QUANTIZED:
+            source = open_source(folder)
+            task = progress.add_task("quantizing", total=None, note="")
+            quantize(source, options.precision, graph_of(source, options.precision),
+                     lambda what, share: progress.update(task, note=what))  # fmt: skip
         shutil.rmtree(out, ignore_errors=True)
         folder.rename(out)
         shutil.rmtree(work)
@@ -126,7 +137,9 @@ def _only_export(checkpoint: Path, out: Path, options: Options, as_json: bool) -
         answer({"onnx": str(out)})
         return
     print(out)
-    say(f"  on the device: safegen build-engine {out.name} --target {options.target} -o engine/")
+    say(
+        f"  on the device: safegen build-engine {out.name} --target {options.target}{_precision(options)} -o engine/"
+    )
 
 
 def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -> Path:

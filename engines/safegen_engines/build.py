@@ -33,9 +33,9 @@ from safegen.manifest import (
 from safegen.seal import file_sha256
 from safegen.solver import CONSISTENCY
 from safegen.trt_session import import_module
-from safegen_engines import component, fingerprint, step_graph
+from safegen_engines import component, fingerprint, quantize, step_graph
 from safegen_engines.source import TEXT_ENCODERS, VAE, Source, open_source
-from safegen_engines.target import Target, check_machine, check_version, find_target
+from safegen_engines.target import Target, check_machine, check_version, find_target, runs_fp8
 
 WORK = ".build"
 BUNDLE = "default.negation"
@@ -108,6 +108,10 @@ def check_target(options: Options) -> Target:
     target = find_target(options.target, options.precision)
     here = gpu()
     check_machine(target, platform.machine(), here.capability if here else None)
+    if target.on_device and options.precision == "fp8" and here and not runs_fp8(here.capability):
+        raise UsageError(
+            f"precision fp8 needs compute capability 8.9 or newer; this GPU has {here.capability}."
+        )
     if options.strip_weights and (not target.backend or here is None):
         why = "compiles none" if not target.backend else "can do that only where an NVIDIA GPU is"
         raise UsageError(f"strip_weights: building for {target.name} {why}.")
@@ -156,11 +160,13 @@ def build(
     work = prepare(out)
     if options.bundle and read_bundle(Path(options.bundle)).info.latent_space != source.latent_space().id:
         raise BundleError(f"{options.bundle}: frozen through another autoencoder than this engine's.")
+    quantized = _quantized(source, work, options.precision, progress)
     components = {}
     failed: list[SafegenError] = []
     for name in source.components:
         try:
-            components[name] = _component(source, work, name, target, options, report, progress)
+            own = quantized if name == source.model else None
+            components[name] = _component(source, work, name, target, options, own, report, progress)
         except EngineError as error:
             failed.append(error)
     if failed:
@@ -264,13 +270,13 @@ def _files_of(part: Component, folder: Path) -> list[Path]:
 
 
 def _component(
-    source: Source, work: Path, name: str, target: Target, options: Options, report: Report,
-    progress: Progress,
+    source: Source, work: Path, name: str, target: Target, options: Options, quantized: Path | None,
+    report: Report, progress: Progress,
 ) -> Component:  # fmt: skip
     """Build one component, or take it from an interrupted run with the same content key."""
     began = time.perf_counter()
     precision = _precision(source, name, options.precision)
-    job = component.Job(source, work / name, name, target, precision, options.strip_weights)
+    job = component.Job(source, work / name, name, target, precision, options.strip_weights, quantized)
     mark = job.folder / "done.json"
     key = fingerprint.component_key(source.folder / name, precision, target.name, options.strip_weights)
     made = _stored(mark, key, job.folder)
@@ -279,6 +285,18 @@ def _component(
         mark.write_text(json.dumps({"key": key, "component": msgspec.to_builtins(made)}))
     size = sum(f.stat().st_size for f in _files_of(made, job.folder))
     report(Built(name, time.perf_counter() - began, size, made))
+    return made
+
+
+def _quantized(source: Source, work: Path, precision: str, progress: Progress) -> Path | None:
+    """The sampled model's graph in 8 bits: as it came with the ONNX folder, or made here."""
+    if precision not in quantize.QUANTIZED:
+        return None
+    carried, made = quantize.graph_of(source, precision), work / f"{precision}.onnx"
+    if carried.is_file():
+        return carried
+    if not made.is_file():
+        quantize.quantize(source, precision, made, progress)
     return made
 
 
@@ -294,6 +312,13 @@ def _stored(mark: Path, key: str, folder: Path) -> Component | None:
 
 
 def _precision(source: Source, name: str, wanted: str) -> str:
-    """fp32 for SDXL's autoencoder unless it is marked safe: it overflows in half precision."""
+    """What a component gets: 8 bits are for the sampled model alone, the others get fp16.
+
+    SDXL's autoencoder overflows in half precision, and stays fp32 unless it is marked safe.
+    """
+    if wanted in quantize.QUANTIZED:
+        if name == source.model:
+            return wanted
+        wanted = "fp16"
     unsafe = "text_embeds" in source.conditioning.text and source.config(name).get("force_upcast", True)
     return "fp32" if name in VAE and unsafe and wanted == "fp16" else wanted

@@ -16,13 +16,14 @@ from safegen.manifest import Compiled, Component, Parity, Tensor
 from safegen.session import Session
 from safegen.trt_session import import_module
 from safegen_engines import context, ort, parity, profile, trt
+from safegen_engines.quantize import QUANTIZED
 from safegen_engines.source import Source
-from safegen_engines.target import Target
+from safegen_engines.target import Target, capabilities
 
 TYPED = "typed.onnx"
 """The graph that is compiled, at the target's precision."""
 SUFFIX = {"tensorrt-rtx": ".rtx", "tensorrt": ".plan"}
-NEEDED = {"fp32": 1.6, "fp16": 2.2, "bf16": 3.3}
+NEEDED = {"fp32": 1.6, "fp16": 2.2, "bf16": 3.3, "int8": 2.2, "fp8": 2.2}
 """Peak memory of preparing a graph over the bytes of its weights in float32: measured for fp32 with Stable
 Diffusion 1.5 and for fp16 with SDXL; bf16 holds one copy more than fp16."""
 COMPILING = 5.0
@@ -42,6 +43,8 @@ class Job:
     precision: str
     strip: bool = False
     """Compile without weights."""
+    quantized: Path | None = None
+    """The graph with Q/DQ nodes, where the precision asks for one."""
 
     @property
     def graph(self) -> Path:
@@ -150,7 +153,11 @@ def _prepare_typed(job: Job, precision: str, reference: str, cases: list[parity.
             file.unlink()
         _write(source, typed, precision)
         return checked
-    _write(source, typed, precision)
+    if precision in QUANTIZED:
+        assert job.quantized is not None
+        ort.copy_graph(job.quantized, typed)
+    else:
+        _write(source, typed, precision)
     return parity.check(job.name, Session(typed), cases, reference, precision)
 
 
@@ -177,7 +184,7 @@ def compile_prepared(job: Job, progress: Progress) -> Compiled:
         backend=backend,
         profile=shapes,
         workspace=int(free * job.target.workspace_share),
-        capabilities=() if job.target.on_device else job.target.capabilities,
+        capabilities=() if job.target.on_device else capabilities(job.target, job.precision),
         strip=job.strip,
         timing_cache=job.folder.parent / "timing.cache" if job.target.on_device else None,
     )
@@ -189,7 +196,7 @@ def compile_prepared(job: Job, progress: Progress) -> Compiled:
         context=f"{job.name}_ctx.onnx" if readable else None,
         backend=backend,
         version=version,
-        capabilities=list(job.target.capabilities or [profile.capability_here()]),
+        capabilities=list(capabilities(job.target, job.precision) or [profile.capability_here()]),
         profile={name: [list(shape) for shape in rows] for name, rows in shapes.items()},
         weights=f"{job.name}_typed.onnx" if job.strip else None,
     )

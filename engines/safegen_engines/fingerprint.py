@@ -15,7 +15,8 @@ from safegen.trt_session import MODULES
 from safegen_engines import step_graph
 from safegen_engines.target import TARGETS
 
-LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
+LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy",
+             "nvidia_modelopt")  # fmt: skip
 """Whatever of these is installed can change a graph."""
 WEIGHTS = (".safetensors", ".bin", ".data", ".onnx_data")
 

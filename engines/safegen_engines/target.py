@@ -55,9 +55,12 @@ class Target:
 
 
 _NO_FP8 = "fp8 needs tensor cores of compute capability 8.9 or newer"
-_LATER = "quantized engines are not written yet"
-_ORIN = {"fp8": f"{_NO_FP8}, and Orin has 8.7", "int8": _LATER}
-_LATE = {"fp8": _LATER, "int8": _LATER}
+_ORIN = {"fp8": f"{_NO_FP8}, and Orin has 8.7"}
+_WHOLE = "its graph would stay as large; only compiled engines gain by it"
+_PLAIN = {"fp8": _WHOLE, "int8": _WHOLE}
+
+
+_COMPILED = ("fp16", "bf16", "fp32", "int8", "fp8")
 
 
 def _jetson(
@@ -67,7 +70,7 @@ def _jetson(
     return Target(
         name,
         f"Jetson {board} under JetPack {jetpack}",
-        ("fp16", "bf16", "fp32"),
+        tuple(name for name in _COMPILED if name not in reasons),
         backend=TENSORRT,
         capabilities=(capability,),
         versions=versions,
@@ -87,35 +90,42 @@ TARGETS = {
             "any x86-64 or ARM processor, through ONNX Runtime",
             ("fp32", "fp16"),
             cuda=False,
-            reasons={"bf16": "ONNX Runtime's CPU provider has no bf16 kernels"} | _LATE,
+            reasons={"bf16": "ONNX Runtime's CPU provider has no bf16 kernels"} | _PLAIN,
         ),
         Target(
-            "cuda", "an NVIDIA GPU, through ONNX Runtime's CUDA provider", ("fp16", "fp32"), reasons=_LATE
+            "cuda", "an NVIDIA GPU, through ONNX Runtime's CUDA provider", ("fp16", "fp32"), reasons=_PLAIN
         ),
         Target(
             "rtx",
             "every RTX GPU of the Ampere, Ada and Blackwell generations, through TensorRT for RTX",
-            ("fp16", "bf16", "fp32"),
+            _COMPILED,
             backend=RTX,
             capabilities=("8.6", "8.9", "12.0"),
             versions=("1.1", "2"),
-            reasons=_LATE,
         ),
         Target(
             "tensorrt",
             "this machine's NVIDIA GPU, through TensorRT",
-            ("fp16", "bf16", "fp32"),
+            _COMPILED,
             backend=TENSORRT,
             versions=("10.3", "12"),
             on_device=True,
-            reasons=_LATE,
         ),
         _jetson("orin-jp62", "Orin", "8.7", "6.1 or 6.2 (CUDA 12.6, TensorRT 10.3)", ("10.3", "10.4"), _ORIN),
         _jetson("orin-jp72", "Orin", "8.7", "7.2 (CUDA 13.2, TensorRT 10.16)", ("10.16", "10.17"), _ORIN),
-        _jetson("thor-jp72", "Thor", "11.0", "7.2 (CUDA 13.2, TensorRT 10.16)", ("10.16", "10.17"), _LATE),
+        _jetson("thor-jp72", "Thor", "11.0", "7.2 (CUDA 13.2, TensorRT 10.16)", ("10.16", "10.17"), {}),
     )
 }
-PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
+
+
+def capabilities(target: Target, precision: str) -> tuple[str, ...]:
+    """The compute capabilities that a component is compiled for: fp8 leaves out those without it."""
+    return tuple(c for c in target.capabilities if precision != "fp8" or runs_fp8(c))
+
+
+def runs_fp8(capability: str) -> bool:
+    """Whether GPUs of a compute capability multiply in fp8."""
+    return _numbers(capability) >= (8, 9)
 
 
 def find_target(name: str, precision: str | None = None) -> Target:

@@ -73,7 +73,7 @@ class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[str, Tensor]
     parity: Parity
     precision: str
-    """fp32 or fp16; an autoencoder that overflows in fp16 stays in fp32."""
+    """fp32, fp16, bf16, int8 or fp8; an autoencoder that overflows in fp16 stays in fp32."""
     optimized_for: str | None = None
     """What the saved graph is tied to; None runs anywhere."""
     compiled: Compiled | None = None
