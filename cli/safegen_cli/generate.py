@@ -44,6 +44,7 @@ def generate(
     strength: Annotated[float | None, typer.Option(help="How much of --init is drawn anew, above 0 to 1; 0.8 if left out.")] = None,
     mask: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Redraw --init only where this image is white.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.")] = 4,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or tensorrt (ONNX Runtime's provider); by the engine's target if left out.")] = None,
     cuda_graphs: Annotated[bool, typer.Option("--cuda-graphs", help="Let compiled engines replay captured launches: faster, for more memory.")] = False,
     preview: Annotated[Path | None, typer.Option(help="After each step write the picture foreseen to this PNG.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write the guard's figures of each step to this JSON file.")] = None,
@@ -61,7 +62,7 @@ def generate(
     total = max(1, len(texts), len(class_label or [])) * count
     if out and out.suffix.lower() == ".png" and total > 1:
         raise UsageError(f"{out}: one file for {total} pictures; give a folder with -o.")
-    pipeline = Pipeline.load(engine, bundle, cuda_graphs=cuda_graphs)
+    pipeline = Pipeline.load(engine, bundle, device=device, cuda_graphs=cuda_graphs)
     start = secrets.randbelow(2**32 - count) if seed is None else seed
     plan = Solver(solver or pipeline.engine.manifest.defaults.solver, eta, karras, spacing)
     with bar("steps") as progress:

@@ -26,14 +26,16 @@ from safegen.manifest import (
     Defaults,
     File,
     Manifest,
+    StepGraph,
     TextWindow,
     read_manifest,
     write_manifest,
 )
+from safegen.schedule import read_schedule
 from safegen.seal import file_sha256
 from safegen.solver import CONSISTENCY
 from safegen.trt_session import import_module
-from safegen_engines import component, fingerprint, quantize, step_graph
+from safegen_engines import component, fingerprint, quantize, schedule_table, step_graph
 from safegen_engines.source import TEXT_ENCODERS, VAE, Source, open_source
 from safegen_engines.target import Target, check_machine, check_version, find_target, runs_fp8
 
@@ -179,7 +181,10 @@ def build(
     guards = [*options.guards, *(["off"] if options.allow_unguarded else [])]
     space = source.latent_space()
     side = source.sample_size()
-    steps = step_graph.write(out, guards, (space.channels, side, side))
+    steps = _steps(out, guards, (space.channels, side, side), target, progress)
+    defaults = _defaults(source, options)
+    schedule = read_schedule(source.scheduler, pixels="vae_decoder" not in source.components)
+    table = schedule_table.write(out, schedule, defaults, (side // space.patch) ** 2)
     if options.bundle:
         shutil.copyfile(options.bundle, out / BUNDLE)
     parts = fingerprint.parts(checkpoint, options.key())
@@ -197,11 +202,12 @@ def build(
         latent_space=space,
         tokenizers=windows,
         scheduler=source.scheduler,
-        defaults=_defaults(source, options),
+        defaults=defaults,
         guards=guards,
         steps=steps,
+        schedule=table,
         bundle=BUNDLE if options.bundle else None,
-        files=_digests(out, components, windows, steps, bool(options.bundle)),
+        files=_digests(out, components, windows, steps, [table, *([BUNDLE] if options.bundle else [])]),
     )
     write_manifest(out, manifest)
     _clean(work, checkpoint, options)
@@ -241,15 +247,12 @@ def _defaults(source: Source, options: Options) -> Defaults:
 
 
 def _digests(
-    out: Path, components: dict[str, Component], windows: dict[str, TextWindow], steps: dict[str, str],
-    bundle: bool,
+    out: Path, components: dict[str, Component], windows: dict[str, TextWindow],
+    steps: dict[str, StepGraph], others: list[str],
 ) -> dict[str, File]:  # fmt: skip
-    names = [f.name for c in components.values() for f in _files_of(c, out)]
-    names += [
-        *(w.file for w in windows.values()),
-        *sorted(set(steps.values())),
-        *([BUNDLE] if bundle else []),
-    ]
+    parts: list[Component | StepGraph] = [*components.values(), *steps.values()]
+    names = [f.name for part in parts for f in _files_of(part, out)]
+    names = [*dict.fromkeys(names), *(w.file for w in windows.values()), *others]
     return {n: File(file_sha256(out / n), (out / n).stat().st_size) for n in names}
 
 
@@ -260,7 +263,18 @@ def _clean(work: Path, checkpoint: Path, options: Options) -> None:
     (work / "source.json").write_text(json.dumps({"quick_key": key}))
 
 
-def _files_of(part: Component, folder: Path) -> list[Path]:
+def _steps(
+    out: Path, guards: list[str], latent_shape: tuple[int, int, int], target: Target, progress: Progress
+) -> dict[str, StepGraph]:
+    """The step graph of each guard, compiled where the target's components are."""
+    files = step_graph.write(out, guards, latent_shape)
+    if target.backend is None:
+        return {name: StepGraph(file.name) for name, file in files.items()}
+    compiled = {file: component.step_apart(target, file, progress) for file in dict.fromkeys(files.values())}
+    return {name: StepGraph(file.name, compiled[file]) for name, file in files.items()}
+
+
+def _files_of(part: Component | StepGraph, folder: Path) -> list[Path]:
     """The files of a component: its graph with external data, and what was compiled of it."""
     files = sorted(folder.glob(f"{part.file}*"))
     if part.compiled:

@@ -51,11 +51,6 @@ class Job:
         """The portable graph that ships."""
         return self.folder / f"{self.name}.onnx"
 
-    @property
-    def engine(self) -> Path:
-        """The compiled engine that ships."""
-        return self.folder / f"{self.name}{SUFFIX[str(self.target.backend)]}"
-
 
 def make(job: Job, progress: Progress) -> Component:
     """Build one component and compare it with its reference.
@@ -176,30 +171,58 @@ def _optimize(graph: Path, inputs: ort.Inputs) -> bool:
 
 
 def compile_prepared(job: Job, progress: Progress) -> Compiled:
-    """Compile the typed graph and write the wrapper for hosts of ONNX Runtime."""
-    backend = str(job.target.backend)
+    """Compile the typed graph of a component."""
     shapes = profile.shapes(job.source, job.name, job.target)
+    return _compile(job.target, job.precision, job.graph, job.folder / TYPED, shapes, job.strip, progress)
+
+
+def step_apart(target: Target, graph: Path, progress: Progress) -> Compiled:
+    """:func:`compile_step` in a process of its own.
+
+    Raises:
+        EngineError: the compiler gives up.
+    """
+    try:
+        made: Compiled = in_own_process(compile_step, target, graph, progress=progress)
+    except DiedError as error:
+        raise EngineError(f"{graph.name}: {error}.") from None
+    return made
+
+
+def compile_step(target: Target, graph: Path, progress: Progress) -> Compiled:
+    """Compile a step graph beside it; it stays in float32, as the array code is."""
+    shapes = profile.step_shapes(graph, target)
+    return _compile(target, "fp32", graph, graph, shapes, False, progress)
+
+
+def _compile(
+    target: Target, precision: str, graph: Path, typed: Path, shapes: trt.Profile, strip: bool,
+    progress: Progress,
+) -> Compiled:  # fmt: skip
+    """Compile ``typed`` beside the portable graph, with a wrapper for hosts of ONNX Runtime."""
+    backend, folder, name = str(target.backend), graph.parent, graph.stem
     free = available_memory() or 8 * 2**30
     recipe = trt.Recipe(
         backend=backend,
         profile=shapes,
-        workspace=int(free * job.target.workspace_share),
-        capabilities=() if job.target.on_device else capabilities(job.target, job.precision),
-        strip=job.strip,
-        timing_cache=job.folder.parent / "timing.cache" if job.target.on_device else None,
+        workspace=int(free * target.workspace_share),
+        capabilities=() if target.on_device else capabilities(target, precision),
+        strip=strip,
+        timing_cache=folder.parent / "timing.cache" if target.on_device else None,
     )
-    trt.compile_graph(job.name, job.folder / TYPED, job.engine, recipe, progress)
+    engine = folder / f"{name}{SUFFIX[backend]}"
+    trt.compile_graph(name, typed, engine, recipe, progress)
     version = str(import_module(backend).__version__)
     readable = context.is_readable(backend, version)
     compiled = Compiled(
-        file=job.engine.name,
-        context=f"{job.name}_ctx.onnx" if readable else None,
+        file=engine.name,
+        context=f"{name}_ctx.onnx" if readable else None,
         backend=backend,
         version=version,
-        capabilities=list(capabilities(job.target, job.precision) or [profile.capability_here()]),
+        capabilities=list(capabilities(target, precision) or [profile.capability_here()]),
         profile={name: [list(shape) for shape in rows] for name, rows in shapes.items()},
-        weights=f"{job.name}_typed.onnx" if job.strip else None,
+        weights=f"{name}_typed.onnx" if strip else None,
     )
     if compiled.context:
-        context.write(job.graph, job.folder / compiled.context, compiled)
+        context.write(graph, folder / compiled.context, compiled)
     return compiled

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from safegen.errors import EngineError
 from safegen.machine import gpu
 from safegen_engines import ort
 from safegen_engines.source import VAE, Source
 from safegen_engines.target import Target
 from safegen_engines.trt import Profile
+
+LARGEST_BANK = 16384
 
 
 def shapes(source: Source, component: str, target: Target) -> Profile:
@@ -22,6 +26,15 @@ def shapes(source: Source, component: str, target: Target) -> Profile:
         low, usual, high = (tuple(size) for size in sizes)
         rows[name] = (low, usual, high)
     return rows
+
+
+def step_shapes(graph: Path, target: Target) -> Profile:
+    """The same for a step graph: pictures that share a step, and banks of any size."""
+    sizes = {"B": (1, 1, target.sides.batch), "N": (1, 500, LARGEST_BANK), "M": (1, 1000, LARGEST_BANK)}
+    return {
+        name: tuple(tuple(sizes[d][i] if isinstance(d, str) else d for d in shape) for i in range(3))  # type: ignore[misc]
+        for name, shape in ort.input_shapes(graph).items()
+    }
 
 
 def _dim(

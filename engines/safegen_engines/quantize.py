@@ -116,7 +116,7 @@ def _manifest(source: Source, scratch: Path) -> Manifest:
         model=source.model, conditioning=source.conditioning, latent_space=space, tokenizers=windows,
         scheduler=source.scheduler,
         defaults=Defaults(source.solver, few, 5.0 if guided else 1.0, side, side),
-        guards=["off"], files={},
+        guards=["off"], steps={}, schedule="", files={},
     )  # fmt: skip
 
 

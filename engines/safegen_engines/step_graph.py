@@ -83,13 +83,13 @@ class _TracedRow:
         return self._kernel
 
 
-def write(folder: Path, guards: Sequence[str], latent_shape: tuple[int, int, int]) -> dict[str, str]:
+def write(folder: Path, guards: Sequence[str], latent_shape: tuple[int, int, int]) -> dict[str, Path]:
     """Write the step graph of each guard and return guard -> file."""
     files = {}
     for name in guards:
         mode = "official" if name == "renoise-only" else name
-        files[name] = f"step_{mode}.onnx"
-        onnx.save_model(build(mode, latent_shape), folder / files[name])
+        files[name] = folder / f"step_{mode}.onnx"
+        onnx.save_model(build(mode, latent_shape), files[name])
     return files
 
 

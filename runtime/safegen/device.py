@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safegen.errors import EngineError
+from safegen.errors import EngineError, UsageError
 
 Array = Any
 
@@ -19,7 +19,7 @@ class Device:
     """The CPU, or one GPU and the stream that everything runs on."""
 
     name: str
-    """``cpu`` or ``cuda``."""
+    """``cpu``, ``cuda``, or ``tensorrt``: the same GPU, graphs by ONNX Runtime's TensorRT provider."""
     xp: Any
     """The Python array API namespace of its arrays."""
     stream: Any = None
@@ -35,14 +35,18 @@ class Device:
 
 
 CPU = Device("cpu", np)
+DEVICES = ("cpu", "cuda", "tensorrt")
 
 
 def open_device(name: str) -> Device:
     """The device of that name.
 
     Raises:
+        UsageError: no such device.
         EngineError: CuPy is missing, or no GPU answers.
     """
+    if name not in DEVICES:
+        raise UsageError(f"device is {name!r}; known are {', '.join(DEVICES)}.")
     if name == "cpu":
         return CPU
     try:
@@ -56,7 +60,7 @@ def open_device(name: str) -> Device:
         cupy.cuda.Device(0).use()
         stream = cupy.cuda.Stream(non_blocking=True)
         stream.use()  # for this thread; another enters Device.active
-        return Device("cuda", xp, stream)
+        return Device(name, xp, stream)
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise EngineError(f"no NVIDIA GPU answers ({error}). Run 'safegen doctor'.") from None
 

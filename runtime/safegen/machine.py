@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ class Gpu:
     """The newest CUDA version that the driver supports."""
     total: int
     """Bytes of memory; a Jetson shares them with the CPU."""
+
+
+def cache_folder() -> Path:
+    """Where kernels compiled for this machine are kept: outside of engine folders, which are sealed."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "safegen"
 
 
 def gpu() -> Gpu | None:

@@ -11,7 +11,7 @@ import msgspec
 from safegen.errors import EngineError
 from safegen.seal import ZEROS, file_sha256, replacing, seal, sealed_digest
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OPSET = 20
 """Of the graphs that safegen writes. TensorRT for RTX fails on autoencoders at 23."""
 FILE_NAME = "engine.json"
@@ -76,6 +76,13 @@ class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """fp32, fp16, bf16, int8 or fp8; an autoencoder that overflows in fp16 stays in fp32."""
     optimized_for: str | None = None
     """What the saved graph is tied to; None runs anywhere."""
+    compiled: Compiled | None = None
+
+
+class StepGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step of the loop with one guard, for hosts without array code, at the default size."""
+
+    file: str
     compiled: Compiled | None = None
 
 
@@ -158,8 +165,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     defaults: Defaults
     guards: list[str]
     """Which guards may draw; ``off`` is among them only after --allow-unguarded."""
-    steps: dict[str, str] = {}
-    """Guard -> its step graph, for hosts without array code, at the default size."""
+    steps: dict[str, StepGraph]
+    """By guard."""
+    schedule: str
+    """The default solver's rows for every number of steps, for hosts that know no solver:
+    :mod:`safegen_engines.schedule_table`."""
     bundle: str | None = None
     """The default negation bundle in this folder."""
     files: dict[str, File]
@@ -215,11 +225,12 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         EngineError: the first file that is missing, cut short or changed, or a name that leaves
             the folder.
     """
-    named = {c.file for c in manifest.components.values()}
-    compiled = [c.compiled for c in manifest.components.values() if c.compiled]
+    graphs: list[Component | StepGraph] = [*manifest.components.values(), *manifest.steps.values()]
+    compiled = [graph.compiled for graph in graphs if graph.compiled]
+    named = {graph.file for graph in graphs} | {manifest.schedule}
     named |= {name for c in compiled for name in (c.file, c.context, c.weights) if name}
     named |= {window.file for window in manifest.tokenizers.values()}
-    named |= {*manifest.steps.values(), *([manifest.bundle] if manifest.bundle else [])}
+    named |= {manifest.bundle} if manifest.bundle else set()
     if missing := sorted(named - set(manifest.files)):
         raise EngineError(f"{folder / FILE_NAME}: {missing[0]} is used but has no digest.")
     for name, file in manifest.files.items():

@@ -14,6 +14,7 @@ from PIL import Image
 
 from safegen.bundle import Bundle, read_bundle
 from safegen.conditioning import Subject
+from safegen.device import open_device
 from safegen.engine import MODELS, Engine, is_finite
 from safegen.errors import BundleError, GuardError, UsageError
 from safegen.guard import Bank, on
@@ -56,6 +57,7 @@ class Pipeline:
         engine: Path | str | None = None,
         bundle: Path | str | None = None,
         *,
+        device: str | None = None,
         cuda_graphs: bool = False,
     ) -> Pipeline:
         """Open and verify both.
@@ -63,13 +65,18 @@ class Pipeline:
         Args:
             engine: an engine folder, or ``fashion`` or ``pixels``, which are embedded; None is the first.
             bundle: a .negation file; None is the engine's own, if it carries one.
+            device: ``cpu``, ``cuda`` or ``tensorrt`` (graphs that are not compiled by ONNX Runtime's
+                TensorRT provider); None is the CPU for the target ``cpu``, else ``cuda``.
             cuda_graphs: let compiled engines replay captured launches: faster, for more memory.
 
         Raises:
             EngineError: the engine is missing, changed or unknown.
             BundleError: the bundle is missing, changed, or made for another autoencoder.
         """
-        opened = Engine.open(engine if engine is not None else EMBEDDED, cuda_graphs=cuda_graphs)
+        where = open_device(device) if device else None
+        opened = Engine.open(
+            engine if engine is not None else EMBEDDED, device=where, cuda_graphs=cuda_graphs
+        )
         return cls.over(opened, bundle)
 
     @classmethod

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from safegen.device import CPU, Device, to_host
 from safegen.errors import EngineError
+from safegen.machine import cache_folder
 
 DTYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
@@ -18,7 +19,7 @@ DTYPES: dict[str, type[np.generic]] = {
     "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,
 }
-CUDA = "CUDAExecutionProvider"
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 
 class Session:
@@ -48,9 +49,10 @@ class Session:
         except Exception as error:  # ORT has its own family of exceptions, all bare
             raise EngineError(f"{path}: ONNX Runtime cannot load it ({_first_line(error)}).") from None
         self._on_cpu = on_cpu or device.stream is None
-        if not self._on_cpu and CUDA not in self._session.get_providers():
+        wanted = TENSORRT if device.name == "tensorrt" else CUDA
+        if not self._on_cpu and wanted not in self._session.get_providers():
             raise EngineError(
-                f"{path}: ONNX Runtime's CUDA provider does not load here, and the CPU would run in its"
+                f"{path}: ONNX Runtime's {wanted} does not load here, and another would run in its"
                 " place. Install 'safegen[gpu]', not 'safegen[cpu]', and run 'safegen doctor'."
             )
         self._path, self._device = path, device
@@ -103,12 +105,15 @@ def available_providers() -> list[str]:
 def _providers(device: Device) -> list[Any]:
     if device.stream is None:
         return ["CPUExecutionProvider"]
-    cuda = {
-        "device_id": "0",
-        "user_compute_stream": str(device.stream.ptr),
-        "cudnn_conv_algo_search": "HEURISTIC",  # the exhaustive search takes minutes at each start
-    }
-    return [(CUDA, cuda), "CPUExecutionProvider"]
+    stream = {"device_id": "0", "user_compute_stream": str(device.stream.ptr)}
+    # the exhaustive search of convolutions takes minutes at each start
+    found: list[Any] = [(CUDA, stream | {"cudnn_conv_algo_search": "HEURISTIC"}), "CPUExecutionProvider"]
+    if device.name == "tensorrt":
+        cache = str(cache_folder() / "tensorrt")
+        kept = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": cache,
+                "trt_timing_cache_enable": "1", "trt_timing_cache_path": cache}  # fmt: skip
+        found.insert(0, (TENSORRT, stream | kept))
+    return found
 
 
 def _view(value: Any, xp: Any) -> Any:

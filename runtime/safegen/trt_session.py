@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safegen.device import Device
 from safegen.errors import EngineError
-from safegen.machine import gpu
+from safegen.machine import cache_folder, gpu
 from safegen.manifest import RTX, TENSORRT, Compiled
 from safegen.seal import replacing
 
@@ -285,8 +284,7 @@ def _check_validity(trt: Any, runtime: Any, path: Path, content: bytes) -> None:
 
 def _cache_file(content: bytes) -> Path:
     """Where kernels of this engine are kept, by its digest. Outside of the engine folder, which is sealed."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "safegen" / f"{hashlib.sha256(content).hexdigest()}.kernels"
+    return cache_folder() / f"{hashlib.sha256(content).hexdigest()}.kernels"
 
 
 def fits(bounds: tuple[list[int], list[int]], shape: tuple[int, ...]) -> bool:

@@ -56,6 +56,9 @@ def test_every_component_is_compiled_and_sealed(rtx: Path) -> None:
         assert {part.file, part.compiled.file, part.compiled.context} <= set(manifest.files)
         assert part.precision == "fp16"
         assert 1e-6 < part.parity.max_rel < 2e-2  # the typed graph against torch
+    for step in manifest.steps.values():
+        assert {step.file, step.compiled.file, step.compiled.context} <= set(manifest.files)
+        assert step.compiled.profile["refs"] == [[1, 1024], [500, 1024], [16384, 1024]]
     graph = onnx.load(rtx / "unet.onnx")
     assert not any(t.data_type == TensorProto.FLOAT16 for t in graph.graph.initializer)  # the stand-in
     assert not list((rtx / ".build").glob("*/typed.onnx"))

@@ -19,6 +19,8 @@ from safegen.errors import EngineError, SafegenError
 from safegen.isolate import DiedError, in_own_process
 from safegen.machine import Gpu, available_memory, gpu, jetpack
 from safegen.manifest import RTX, TENSORRT, Compiled
+from safegen.session import CUDA, Session, _providers
+from safegen.session import TENSORRT as TENSORRT_PROVIDER
 from safegen.trt_session import check_fit, fits
 
 STRICT = Device("cpu", array_api_strict)
@@ -109,6 +111,26 @@ def test_a_batch_larger_than_a_compiled_graph_takes_is_drawn_in_parts(monkeypatc
     )
     for ours, theirs in zip(pictures, plain, strict=True):
         assert np.abs(np.asarray(ours.image).astype(int) - np.asarray(theirs.image)).max() <= 1
+
+
+def test_the_tensorrt_provider_is_asked_for_by_name_and_never_replaced(tmp_path: Path) -> None:
+    """On the device's own stream, with its engines kept; where it does not load, nothing draws."""
+
+    class Stream:
+        ptr = 1234
+
+    given = _providers(Device("tensorrt", np, Stream()))
+    assert [p if isinstance(p, str) else p[0] for p in given] == [
+        TENSORRT_PROVIDER,
+        CUDA,
+        "CPUExecutionProvider",
+    ]
+    assert all(options["user_compute_stream"] == "1234" for _, options in given[:2])
+    assert given[0][1]["trt_engine_cache_path"].endswith("safegen/tensorrt")
+    with pytest.raises(EngineError, match="does not load here"):
+        Session(MODELS / "fashion" / "text_encoder.onnx", device=Device("tensorrt", np, Stream()))
+    with pytest.raises(SafegenError, match="known are cpu, cuda, tensorrt"):
+        open_device("gpu")
 
 
 @pytest.mark.skipif(gpu() is not None, reason="this machine has a GPU")

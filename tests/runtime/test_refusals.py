@@ -37,7 +37,7 @@ def files(folder: Path) -> list[str]:
     return sorted(f.name for f in folder.iterdir() if f.is_file())
 
 
-NAMES = ["default.negation", "engine.json", "step_ratio.onnx", "text_encoder.onnx", "tokenizer.json",
+NAMES = ["default.negation", "engine.json", "schedule.safetensors", "step_ratio.onnx", "text_encoder.onnx", "tokenizer.json",
          "unet.onnx", "vae_decoder.onnx", "vae_encoder.onnx"]  # fmt: skip
 
 
