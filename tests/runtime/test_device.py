@@ -120,11 +120,8 @@ def test_the_tensorrt_provider_is_asked_for_by_name_and_never_replaced(tmp_path:
         ptr = 1234
 
     given = _providers(Device("tensorrt", np, Stream()))
-    assert [p if isinstance(p, str) else p[0] for p in given] == [
-        TENSORRT_PROVIDER,
-        CUDA,
-        "CPUExecutionProvider",
-    ]
+    names = [p if isinstance(p, str) else p[0] for p in given]
+    assert names == [TENSORRT_PROVIDER, CUDA, "CPUExecutionProvider"]
     assert all(options["user_compute_stream"] == "1234" for _, options in given[:2])
     assert given[0][1]["trt_engine_cache_path"].endswith("safegen/tensorrt")
     with pytest.raises(EngineError, match="does not load here"):

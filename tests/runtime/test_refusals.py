@@ -37,8 +37,8 @@ def files(folder: Path) -> list[str]:
     return sorted(f.name for f in folder.iterdir() if f.is_file())
 
 
-NAMES = ["default.negation", "engine.json", "schedule.safetensors", "step_ratio.onnx", "text_encoder.onnx", "tokenizer.json",
-         "unet.onnx", "vae_decoder.onnx", "vae_encoder.onnx"]  # fmt: skip
+NAMES = ["default.negation", "engine.json", "schedule.safetensors", "step_ratio.onnx", "text_encoder.onnx",
+         "tokenizer.json", "unet.onnx", "vae_decoder.onnx", "vae_encoder.onnx"]  # fmt: skip
 
 
 def test_the_engine_holds_what_these_tests_break(embedded: Path) -> None:
