@@ -107,8 +107,9 @@ def build(mode: str, latent_shape: tuple[int, int, int]) -> onnx.ModelProto:
     Inputs: ``x``, ``x0_prev``, ``out_uncond``, ``out_cond``, ``z_guard``, ``z_step`` (B, C, H, W);
     ``latched`` (B,) bool; ``refs`` (N, D), ``refs_sq`` (N,), ``benign`` (M, D), ``benign_sq`` (M,)
     (``official``: unit pixels in ``refs``); ``aims`` (M,); ``row`` (:func:`names`,).
-    Outputs: ``x_next``, ``x0``, ``sample`` (x_next scaled for the model), ``latched_next``, and ``value``,
-    ``weight``, ``nearest`` (B,), as :class:`safegen.guard.Evidence`.
+    Outputs: ``x_next``, ``x0``, ``sample`` (x_next scaled for the model), ``sample_twice`` (2B, C, H, W) for
+    a guided model in one batch, ``latched_next``, and ``value``, ``weight``, ``nearest`` (B,), as
+    :class:`safegen.guard.Evidence`.
     """
     graph, entries = Graph(), names(mode)
     pictures = ("B", *latent_shape)
@@ -132,10 +133,12 @@ def build(mode: str, latent_shape: tuple[int, int, int]) -> onnx.ModelProto:
     weight = Namespace.where(looks, evidence.weight, none)
     opened = latched | ((evidence.value > 0.0) & looks)
     per_picture: Sequence[int | str] = ("B",)
+    sample = number["next_scale"] * x_next
     return graph.build({
         "x_next": (x_next, pictures),
         "x0": (x0_seen, pictures),
-        "sample": (number["next_scale"] * x_next, pictures),
+        "sample": (sample, pictures),
+        "sample_twice": (Namespace.concat([sample, sample]), ("2*B", *latent_shape)),
         "latched_next": (opened, per_picture),
         "value": (evidence.value, per_picture),
         "weight": (weight, per_picture),

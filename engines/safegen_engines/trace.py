@@ -241,6 +241,13 @@ class Namespace:
         return x.graph.node("Reshape", (x, target), tuple(rest if d == -1 else d for d in shape), x.dtype)
 
     @staticmethod
+    def concat(arrays: Sequence[Array], axis: int = 0) -> Array:
+        first, sides = arrays[0], [x.shape[axis] for x in arrays]
+        total = None if None in sides else sum(side for side in sides if side is not None)
+        shape = (*first.shape[:axis], total, *first.shape[axis + 1 :])
+        return first.graph.node("Concat", arrays, shape, first.dtype, axis=axis)
+
+    @staticmethod
     def squeeze(x: Array, axis: int) -> Array:
         axis %= x.ndim
         axes = x.graph.constant([axis], "int64")

@@ -98,6 +98,7 @@ def test_a_step_is_that_of_the_loop(sessions, mode: str, solver: str, looks: boo
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
         following = table.rows[i + 1].input_scale
         np.testing.assert_allclose(outputs["sample"], following * outputs["x_next"], rtol=1e-6)
+        assert np.array_equal(outputs["sample_twice"], np.concatenate([outputs["sample"]] * 2))
         if evidence is None:
             assert (outputs["weight"] == 0).all()
             assert outputs["latched_next"].tolist() == feed["latched"].tolist()

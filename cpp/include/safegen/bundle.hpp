@@ -1,0 +1,120 @@
+// The negation bundle: both banks and their calibration, from one sealed safetensors file.
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "file.hpp"
+#include "safetensors.hpp"
+
+namespace safegen {
+
+/// Rows of float32 numbers.
+struct Rows {
+  std::size_t count = 0, width = 0;
+  std::vector<float> values;
+
+  const float* operator[](std::size_t row) const { return values.data() + row * width; }
+};
+
+/// Evidence of held-out images: rows are levels of log-SNR, columns images.
+struct Calibration {
+  std::vector<float> log_snr;
+  Rows benign, density;
+};
+
+struct Bundle {
+  std::string name, latent_space, digest;
+  std::array<std::int64_t, 3> latent_shape{};
+  std::array<std::int64_t, 2> image_size{};
+  std::size_t target_count = 0;
+  Json guard;  ///< default guard and its settings, told apart by "mode"
+  double tau = 1.0;
+  Rows negation, benign;
+  Calibration calibration;
+};
+
+namespace detail {
+
+inline constexpr int bundle_schema = 2;
+
+inline Rows widened(const TensorView& tensor) {
+  const auto halves = tensor.as<std::uint16_t>("F16");
+  Rows rows{static_cast<std::size_t>(tensor.shape.empty() ? 0 : tensor.shape[0]), 0, {}};
+  rows.width = rows.count ? halves.size() / rows.count : 0;
+  rows.values.reserve(halves.size());
+  for (const std::uint16_t half : halves) rows.values.push_back(half_to_float(half));
+  return rows;
+}
+
+inline Rows matrix(const TensorView& tensor, std::size_t levels) {
+  if (tensor.shape.size() != 2 || static_cast<std::size_t>(tensor.shape[0]) != levels || tensor.shape[1] < 1)
+    throw std::invalid_argument("a calibration curve of another shape");
+  return {levels, static_cast<std::size_t>(tensor.shape[1]), tensor.as<float>("F32")};
+}
+
+inline void check_shape(const char* name, const TensorView& tensor, std::int64_t count, const std::array<std::int64_t, 3>& latent) {
+  const std::vector<std::int64_t> stated = {count, latent[0], latent[1], latent[2]};
+  if (count < 1 || tensor.shape != stated) throw std::invalid_argument(std::string(name) + " has another shape than its description says");
+}
+
+}  // namespace detail
+
+/// Read the content of a bundle whose seal holds.
+///
+/// Throws std::invalid_argument or nlohmann's exceptions where it is no bundle of this schema.
+inline Bundle parse_bundle(std::string_view content) {
+  const Safetensors file = parse_safetensors(content);
+  const auto text = file.metadata.find("safegen");
+  if (text == file.metadata.end()) throw std::invalid_argument("no description");
+  const Json info = Json::parse(text->second);
+  const Json version = info.is_object() ? info.value("schema_version", Json()) : Json();
+  if (version != detail::bundle_schema)
+    throw std::invalid_argument("bundle schema " + version.dump() + ", this safegen reads " + std::to_string(detail::bundle_schema));
+  only_keys(info, {"schema_version", "name", "latent_space", "latent_shape", "image_size", "negation_count",
+                   "benign_count", "target_count", "benign_source", "source_digest", "created", "guard", "tau"});
+  Bundle bundle;
+  bundle.name = info.at("name");
+  bundle.latent_space = info.at("latent_space");
+  bundle.latent_shape = info.at("latent_shape");
+  bundle.image_size = info.at("image_size");
+  bundle.guard = info.at("guard");
+  bundle.tau = info.at("tau");
+  const auto benign_count = info.at("benign_count").get<std::int64_t>(), targets = info.at("target_count").get<std::int64_t>();
+  detail::check_shape("negation", file.at("negation"), info.at("negation_count"), bundle.latent_shape);
+  detail::check_shape("benign", file.at("benign"), benign_count, bundle.latent_shape);
+  if (targets < 1 || targets > benign_count || !(bundle.tau > 0.0) || !bundle.guard.is_object())
+    throw std::invalid_argument("its description is out of range");
+  bundle.target_count = static_cast<std::size_t>(targets);
+  bundle.negation = detail::widened(file.at("negation"));
+  bundle.benign = detail::widened(file.at("benign"));
+  bundle.calibration.log_snr = file.at("log_snr").as<float>("F32");
+  const std::size_t levels = bundle.calibration.log_snr.size();
+  if (levels == 0) throw std::invalid_argument("no calibration");
+  bundle.calibration.benign = detail::matrix(file.at("benign_log_ratio"), levels);
+  bundle.calibration.density = detail::matrix(file.at("negation_density"), levels);
+  return bundle;
+}
+
+/// Read and verify a bundle.
+inline Bundle read_bundle(const fs::path& path) {
+  if (!fs::is_regular_file(path))
+    throw Error(Code::bundle, path.string() + ": no such bundle. Make one with 'safegen freeze'.");
+  const MappedFile file(path, Code::bundle);
+  const Seal seal = read_seal(file.text());
+  if (seal.stated.empty())
+    throw Error(Code::bundle, path.string() + ": not a negation bundle. Make one with 'safegen freeze'.");
+  if (!seal.holds())
+    throw Error(Code::bundle, path.string() + ": the bundle has changed since it was frozen (digest " + seal.found.substr(0, 12) +
+                                  ", sealed as " + seal.stated.substr(0, 12) + "). Copy it again, or freeze it anew.");
+  try {
+    Bundle bundle = parse_bundle(file.text());
+    bundle.digest = seal.found;
+    return bundle;
+  } catch (const std::exception& error) {
+    throw Error(Code::bundle, path.string() + ": not a negation bundle (" + error.what() + ").");
+  }
+}
+
+}  // namespace safegen

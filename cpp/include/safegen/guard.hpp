@@ -1,0 +1,256 @@
+// Which guard with which numbers: what the step graph takes in its row, worked out for a plan beforehand.
+//
+// The guards themselves are in the step graphs, recorded from the Python package's own lines.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "bundle.hpp"
+#include "noise.hpp"
+#include "schedule.hpp"
+
+namespace safegen {
+
+/// The step graph's numbers of one step, and whether the guard acts there.
+struct GuardStep {
+  std::vector<double> numbers;
+  bool looks = true;
+};
+
+/// A guard bound to a bundle and a plan.
+struct OpenGuard {
+  std::string mode;
+  std::vector<GuardStep> steps;
+  bool unit_pixels = false;  ///< the references enter with unit pixels
+  bool draws_noise = false;
+};
+
+/// ratio, official, official:nudity and so on to settings.
+inline Json parse_guard(const std::string& text) {
+  static const std::map<std::string, Json> presets = {
+      {"nudity", Json::object()},
+      {"inappropriate", {{"bandwidth", 1.0}, {"scale", 0.03}, {"gate", false}, {"t_min", 800.0}}},
+      {"sd3-nudity", {{"bandwidth", 1.0}, {"scale", 0.03}, {"gate", false}, {"unit_x0", true}}},
+      {"memorized-person", {{"bandwidth", 13.15}, {"scale", 0.69}, {"gate", false}, {"first_steps", 12}}},
+      {"memorized-artwork", {{"bandwidth", 13.15}, {"scale", 0.9}, {"gate", false}, {"first_steps", 12}}}};
+  static const std::vector<std::string> modes = {"ratio", "theorem", "paper", "official", "spell",
+                                                 "sgf", "bank-mean", "renoise-only", "off"};
+  const std::size_t colon = text.find(':');
+  const std::string mode = text.substr(0, colon);
+  if (std::find(modes.begin(), modes.end(), mode) == modes.end()) {
+    std::string known;
+    for (const std::string& name : modes) known += (known.empty() ? "" : ", ") + name;
+    throw Error(Code::usage, "guard is '" + mode + "'; known are " + known + ".");
+  }
+  Json settings = Json::object();
+  if (colon != std::string::npos) {
+    const auto preset = presets.find(text.substr(colon + 1));
+    if (mode != "official" || preset == presets.end())
+      throw Error(Code::usage, "guard is '" + text + "'; presets are official:nudity, official:inappropriate,"
+                               " official:sd3-nudity, official:memorized-person, official:memorized-artwork.");
+    settings = preset->second;
+  }
+  settings["mode"] = mode;
+  return settings;
+}
+
+namespace detail {
+
+/// The quantile of some numbers, linear between two of them, as NumPy has it.
+inline double quantile(std::vector<float> values, double share) {
+  std::sort(values.begin(), values.end());
+  const double place = share * static_cast<double>(values.size() - 1);
+  const auto below = static_cast<std::size_t>(std::floor(place));
+  const std::size_t above = std::min(below + 1, values.size() - 1);
+  return values[below] + (place - static_cast<double>(below)) * (values[above] - static_cast<double>(values[below]));
+}
+
+/// A curve over rising levels, linear between them and level beyond.
+inline double interpolate(double at, const std::vector<float>& known, const std::vector<double>& curve) {
+  if (!(at > known.front())) return curve.front();
+  if (at >= known.back()) return curve.back();
+  const auto above = static_cast<std::size_t>(std::upper_bound(known.begin(), known.end(), static_cast<float>(at)) - known.begin());
+  const std::size_t high = std::clamp<std::size_t>(above, 1, known.size() - 1), low = high - 1;
+  const double share = (at - known[low]) / (static_cast<double>(known[high]) - known[low]);
+  return curve[low] + share * (curve[high] - curve[low]);
+}
+
+inline std::vector<float> row_of(const Rows& rows, std::size_t i) { return {rows[i], rows[i] + rows.width}; }
+
+inline constexpr double looks_from = -4.0, safely_benign = 0.05;
+
+/// Gate and release of the guard ratio at each step: safegen.calibration.thresholds.
+inline std::vector<GuardStep> ratio(const Bundle& bundle, const Table& table, double rate, double repulsion) {
+  const Calibration& known = bundle.calibration;
+  const std::size_t levels = known.log_snr.size(), images = known.benign.width;
+  double last = -std::numeric_limits<double>::infinity();
+  for (const Row& row : table.rows) last = std::max(last, row.log_snr());
+  if (table.rows.back().log_snr() < looks_from)
+    throw Error(Code::usage, "the guard ratio looks at x_t, which is nothing but noise at every step of this plan; take"
+                             " more steps, or a guard that looks at x0: spell or sgf.");
+  std::vector<double> high(levels), excess(levels), usual(levels);
+  std::vector<float> scores(images, -std::numeric_limits<float>::infinity());
+  for (std::size_t level = 0; level < levels; ++level) {
+    const std::vector<float> row = row_of(known.benign, level);
+    high[level] = quantile(row, 0.9);
+    usual[level] = std::min(quantile(row, safely_benign), 0.0);
+    double sum = 0.0;
+    std::size_t above = 0;
+    for (const float value : row) {
+      if (value > high[level]) sum += value - high[level], ++above;
+    }
+    excess[level] = sum / static_cast<double>(std::max<std::size_t>(above, 1)) + 1e-6;
+    if (known.log_snr[level] < looks_from - 0.5 || known.log_snr[level] > last + 0.5) continue;
+    for (std::size_t i = 0; i < images; ++i)
+      scores[i] = std::max(scores[i], static_cast<float>((row[i] - high[level]) / excess[level]));
+  }
+  std::sort(scores.begin(), scores.end());
+  const double wanted = std::ceil(static_cast<double>(images + 1) * (1.0 - rate)) - 1.0;
+  const auto rank = static_cast<std::size_t>(std::clamp(wanted, 0.0, static_cast<double>(images - 1)));
+  std::vector<double> gate(levels);
+  for (std::size_t level = 0; level < levels; ++level) gate[level] = high[level] + scores[rank] * excess[level];
+  std::vector<GuardStep> steps;
+  for (const Row& row : table.rows) {
+    const bool looks = row.log_snr() >= looks_from;
+    const double opens = interpolate(row.log_snr(), known.log_snr, gate);
+    const double releases = std::min(interpolate(row.log_snr(), known.log_snr, usual), opens);
+    steps.push_back({{looks ? opens : 0.0, releases, repulsion}, looks});
+  }
+  return steps;
+}
+
+inline std::vector<GuardStep> paper(const Bundle& bundle, const Table& table, const Json& settings) {
+  const double eta = value_or(settings, "eta", 1.0), w_max = value_or(settings, "w_max", 3.0);
+  const double share = value_or(settings, "quantile", 0.05), t_min = value_or(settings, "t_min", 780.0);
+  std::vector<double> low, middle;
+  for (std::size_t level = 0; level < bundle.calibration.log_snr.size(); ++level) {
+    low.push_back(quantile(row_of(bundle.calibration.density, level), share));
+    middle.push_back(quantile(row_of(bundle.calibration.density, level), 0.5));
+  }
+  std::vector<GuardStep> steps;
+  for (const Row& row : table.rows) {
+    const auto at = [&](const std::vector<double>& curve) { return interpolate(row.log_snr(), bundle.calibration.log_snr, curve); };
+    steps.push_back({{at(low), at(middle), eta, std::log(w_max / eta)}, row.timestep >= t_min});
+  }
+  return steps;
+}
+
+/// Divide each pixel's channel vector by its norm. A zero pixel stays zero.
+inline void to_unit_pixels(float* row, std::size_t channels, std::size_t pixels) {
+  for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
+    double sum = 0.0;
+    for (std::size_t c = 0; c < channels; ++c) sum += static_cast<double>(row[c * pixels + pixel]) * row[c * pixels + pixel];
+    const double norm = sum > 0.0 ? std::sqrt(sum) : 1.0;
+    for (std::size_t c = 0; c < channels; ++c) row[c * pixels + pixel] = static_cast<float>(row[c * pixels + pixel] / norm);
+  }
+}
+
+inline Rows unit_pixels(Rows rows, std::size_t channels) {
+  for (std::size_t i = 0; i < rows.count; ++i) to_unit_pixels(rows.values.data() + i * rows.width, channels, rows.width / channels);
+  return rows;
+}
+
+inline double squared_distance(const float* a, const float* b, std::size_t width) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < width; ++i) sum += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
+  return sum;
+}
+
+/// The released program's calibration: den of the noised references at the last timestep.
+inline double lowest_den(const Bundle& bundle, const Row& last, double bandwidth, bool unit_x0) {
+  const auto channels = static_cast<std::size_t>(bundle.latent_shape[0]);
+  const Rows units = unit_pixels(bundle.negation, channels);
+  const std::vector<float> z = normal(0, 0, units.values.size(), 3);
+  const double scale = 1.0 / std::hypot(last.alpha, last.sigma);
+  double lowest = std::numeric_limits<double>::infinity();
+  std::vector<float> x(units.width);
+  for (std::size_t i = 0; i < units.count; ++i) {
+    for (std::size_t j = 0; j < units.width; ++j)
+      x[j] = static_cast<float>(last.alpha * scale * units[i][j] + last.sigma * scale * z[i * units.width + j]);
+    if (unit_x0) to_unit_pixels(x.data(), channels, units.width / channels);
+    double den = 1e-8;
+    for (std::size_t n = 0; n < units.count; ++n)
+      den += std::exp(-0.5 / (bandwidth * bandwidth) * std::sqrt(squared_distance(x.data(), units[n], units.width)));
+    lowest = std::min(lowest, den);
+  }
+  return lowest;
+}
+
+inline std::vector<GuardStep> official(const Bundle& bundle, const Table& table, const Json& settings, bool renoise_only) {
+  for (const Row& row : table.rows) {
+    const std::string mode = settings.at("mode");
+    if (row.c != 0.0) throw Error(Code::usage, "the guard " + mode + " re-noises x, which dpm++2m cannot follow; use ddim.");
+    if (row.alpha == 0.0) throw Error(Code::usage, "the guard " + mode + " divides by alpha, 0 at zero terminal SNR; use leading.");
+  }
+  const double bandwidth = value_or(settings, "bandwidth", 3.15), t_min = value_or(settings, "t_min", 780.0);
+  const double scale = renoise_only ? 0.0 : value_or(settings, "scale", 0.33);
+  const bool unit_x0 = value_or(settings, "unit_x0", false), gate = !renoise_only && value_or(settings, "gate", true);
+  const auto first_steps = value_or<std::int64_t>(settings, "first_steps", -1);
+  double threshold = -1.0, margin = 0.0;
+  if (gate) threshold = margin = lowest_den(bundle, table.rows.back(), bandwidth, unit_x0) - value_or(settings, "margin", 1.6);
+  std::vector<GuardStep> steps;
+  for (std::size_t i = 0; i < table.rows.size(); ++i) {
+    const bool looks = first_steps >= 0 ? i < static_cast<std::size_t>(first_steps) : table.rows[i].timestep >= t_min;
+    steps.push_back({{bandwidth, scale, threshold, margin, unit_x0 ? 1.0 : 0.0}, looks});
+  }
+  return steps;
+}
+
+/// Distances^power between references and their neighbours first..last, over up to 512 of them.
+inline std::vector<float> neighbours(const Rows& refs, std::size_t first, std::size_t last, double power) {
+  const std::size_t stride = std::max<std::size_t>(1, refs.count / 512);
+  last = std::min(last, refs.count - 1);
+  first = std::min(first, last);
+  std::vector<float> found;
+  for (std::size_t i = 0; i < refs.count; i += stride) {
+    std::vector<double> squared;
+    for (std::size_t n = 0; n < refs.count; ++n) squared.push_back(squared_distance(refs[i], refs[n], refs.width));
+    std::sort(squared.begin(), squared.end());
+    for (std::size_t k = first; k <= last; ++k) found.push_back(static_cast<float>(std::pow(squared[k], power / 2)));
+  }
+  return found;
+}
+
+inline std::vector<GuardStep> constant(const Table& table, std::vector<double> numbers) {
+  return std::vector<GuardStep>(table.rows.size(), GuardStep{std::move(numbers), true});
+}
+
+}  // namespace detail
+
+/// Bind a guard to a bundle and a plan, working out every threshold beforehand.
+inline OpenGuard open_guard(const Json& settings, const Bundle* bundle, const Table& table) {
+  const auto mode = settings.at("mode").get<std::string>();
+  const auto set = [&](const char* name, double fallback) { return value_or(settings, name, fallback); };
+  if (mode == "off") return {mode, std::vector<GuardStep>(table.rows.size(), GuardStep{{}, false})};
+  if (bundle == nullptr) throw Error(Code::guard, "the guard " + mode + " needs a negation bundle.");
+  if (mode == "ratio") return {mode, detail::ratio(*bundle, table, set("false_positive_rate", 0.02), set("repulsion", 1.0))};
+  if (mode == "theorem") return {mode, detail::constant(table, {std::log(set("eta", 1.0)), std::log(set("w_max", 3.0))})};
+  if (mode == "paper") return {mode, detail::paper(*bundle, table, settings)};
+  if (mode == "official" || mode == "renoise-only")
+    return {mode, detail::official(*bundle, table, settings, mode == "renoise-only"), true, true};
+  if (mode == "spell") {
+    const double radius = settings.contains("radius") && !settings["radius"].is_null()
+                              ? settings["radius"].get<double>()
+                              : detail::quantile(detail::neighbours(bundle->negation, 1, 1, 1.0), 0.5);
+    return {mode, detail::constant(table, {std::max(radius, 1e-6), set("overcompensation", 1.6)})};
+  }
+  if (mode == "sgf") {
+    double gamma = set("gamma", 0.0);
+    if (gamma == 0.0) {
+      const std::vector<float> squared = detail::neighbours(bundle->negation, 4, 6, 2.0);
+      const double mean = std::accumulate(squared.begin(), squared.end(), 0.0) / static_cast<double>(squared.size());
+      gamma = -std::log(0.05) / std::max(mean, 1e-6);
+    }
+    return {mode, detail::constant(table, {gamma, set("step", 30.0)})};
+  }
+  if (mode == "bank-mean") return {mode, detail::constant(table, {set("scale", 0.3)})};
+  throw Error(Code::bundle, "the bundle's guard is '" + mode + "', which this safegen does not know.");
+}
+
+}  // namespace safegen

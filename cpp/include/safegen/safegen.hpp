@@ -1,0 +1,4 @@
+// Everything of the C++ host.
+#pragma once
+
+#include "pipeline.hpp"
