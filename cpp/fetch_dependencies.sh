@@ -40,7 +40,7 @@ unpack() {
 }
 
 apt own update
-unpack own nlohmann-json3-dev libutf8proc-dev libssl-dev libstb-dev
+unpack own nlohmann-json3-dev libutf8proc-dev libssl-dev libstb-dev doctest-dev
 if [ ! -d "$into/usr/include/onnxruntime" ] && ! unpack own libonnxruntime-dev 2>/dev/null; then
     mirror=$(apt-get indextargets --format '$(SITE)' 'Identifier: Packages' | head -n 1)
     mkdir -p "$into/apt/trixie"

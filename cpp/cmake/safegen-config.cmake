@@ -1,0 +1,7 @@
+include(CMakeFindDependencyMacro)
+list(PREPEND CMAKE_MODULE_PATH "${CMAKE_CURRENT_LIST_DIR}")
+find_dependency(nlohmann_json)
+find_dependency(OpenSSL COMPONENTS Crypto)
+find_dependency(utf8proc)
+find_dependency(ONNXRuntime)
+include("${CMAKE_CURRENT_LIST_DIR}/safegen-targets.cmake")

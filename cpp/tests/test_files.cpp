@@ -1,0 +1,85 @@
+// The readers. If these fail, a changed or foreign file is taken for a sealed one.
+#include <doctest.h>
+
+#include <safegen/safegen.hpp>
+
+using namespace safegen;
+
+namespace {
+
+std::string safetensors(const std::string& header, const std::string& body) {
+  std::string file;
+  for (std::size_t i = 0; i < 8; ++i) file += static_cast<char>(header.size() >> (8 * i) & 255u);
+  return file + header + body;
+}
+
+}  // namespace
+
+TEST_CASE("SHA-256 of nothing and of parts") {
+  CHECK(sha256(std::string_view()) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  CHECK(sha256(std::string_view("a"), std::string_view("bc")) == sha256(std::string_view("abc")));
+}
+
+TEST_CASE("a seal is one field, and covers every byte") {
+  const std::string zeros(64, '0'), blank = "{\"digest\":\"" + zeros + "\",\"x\":1}";
+  std::string sealed = blank;
+  sealed.replace(11, 64, sha256(std::string_view(blank)));
+  CHECK(read_seal(sealed).holds());
+  for (std::size_t at = 0; at < sealed.size(); ++at) {
+    std::string changed = sealed;
+    changed[at] = static_cast<char>(changed[at] ^ 1);
+    CHECK_FALSE(read_seal(changed).holds());
+  }
+  CHECK_FALSE(read_seal("{}").holds());
+  CHECK_FALSE(read_seal(sealed + sealed).holds());
+}
+
+TEST_CASE("half precision is read exactly") {
+  CHECK(half_to_float(0x3c00) == 1.0f);
+  CHECK(half_to_float(0xc000) == -2.0f);
+  CHECK(half_to_float(0x0001) == std::ldexp(1.0f, -24));
+  CHECK(half_to_float(0x83ff) == -std::ldexp(1023.0f, -24));
+  CHECK(half_to_float(0x7bff) == 65504.0f);
+  CHECK(std::isinf(half_to_float(0x7c00)));
+  CHECK(std::isnan(half_to_float(0x7e00)));
+}
+
+TEST_CASE("tensors lie within their file") {
+  const std::string body(8, '\0');
+  const auto one = [](const std::string& shape, const std::string& offsets) {
+    return "{\"a\":{\"dtype\":\"F32\",\"shape\":" + shape + ",\"data_offsets\":" + offsets + "}}";
+  };
+  CHECK(parse_safetensors(safetensors(one("[2]", "[0,8]"), body)).at("a").count() == 2);
+  for (const auto& header : {one("[2]", "[0,12]"), one("[3]", "[0,8]"), one("[2]", "[8,0]"), one("[-2]", "[0,8]"),
+                             one("[4611686018427387904,4]", "[0,8]"), std::string("[]"), std::string("{")})
+    CHECK_THROWS(parse_safetensors(safetensors(header, body)));
+  CHECK_THROWS(parse_safetensors("short"));
+  CHECK_THROWS(parse_safetensors(std::string("\xff\xff\xff\xff\xff\xff\xff\xff{}", 10)));
+}
+
+TEST_CASE("noise is that of the Python package") {
+  // Salmon et al.'s own test vectors of Philox 4x32-10
+  CHECK(philox({0, 0, 0, 0}, {0, 0}) == std::array<std::uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+  CHECK(philox({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}) ==
+        std::array<std::uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+  const std::vector<float> five = normal(1, 0, 5), eight = normal(1, 0, 8);
+  CHECK(std::equal(five.begin(), five.end(), eight.begin()));
+}
+
+TEST_CASE("quantiles and curves are NumPy's") {
+  CHECK(detail::quantile({4, 1, 3, 2}, 0.9) == doctest::Approx(3.7));
+  CHECK(detail::quantile({5}, 0.3) == 5.0);
+  const std::vector<float> known = {-1, 0, 2};
+  const std::vector<double> curve = {10, 20, 40};
+  CHECK(detail::interpolate(-9, known, curve) == 10);
+  CHECK(detail::interpolate(-0.5, known, curve) == doctest::Approx(15));
+  CHECK(detail::interpolate(1, known, curve) == doctest::Approx(30));
+  CHECK(detail::interpolate(std::numeric_limits<double>::infinity(), known, curve) == 40);
+}
+
+TEST_CASE("guards are named as in Python") {
+  CHECK(parse_guard("official:inappropriate").at("scale") == 0.03);
+  CHECK(parse_guard("ratio").at("mode") == "ratio");
+  CHECK_THROWS_AS(parse_guard("nothing"), Error);
+  CHECK_THROWS_AS(parse_guard("ratio:nudity"), Error);
+}
