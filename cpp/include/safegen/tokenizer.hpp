@@ -224,7 +224,13 @@ class Tokenizer {
     std::int64_t id;
     bool normalized;
   };
-  enum class Step { nfc, spaces, lowercase, strip, charsmap, double_spaces };
+  enum class Kind { nfc, lowercase, strip, charsmap, spaces };
+  struct Step {
+    Kind kind;
+    bool left = true, right = true;  ///< strip: which ends
+    std::string content = {};        ///< spaces: what stands for a run of them,
+    std::size_t least = 1;           ///< this long: 1 counts all white space, 2 plain spaces alone
+  };
 
   void read_added(const Json& tokens) {
     for (const Json& token : tokens) {
@@ -248,18 +254,17 @@ class Tokenizer {
         read_normalizer(step);
       }
     } else if (type == "NFC") {
-      steps_.push_back(Step::nfc);
+      steps_.push_back({Kind::nfc});
     } else if (type == "Lowercase") {
-      steps_.push_back(Step::lowercase);
-    } else if (type == "Strip" && value_or(normalizer, "strip_left", true) && value_or(normalizer, "strip_right", true)) {
-      steps_.push_back(Step::strip);
+      steps_.push_back({Kind::lowercase});
+    } else if (type == "Strip") {
+      steps_.push_back({Kind::strip, value_or(normalizer, "strip_left", true), value_or(normalizer, "strip_right", true)});
     } else if (type == "Precompiled") {
       charsmap_.emplace(from_base64(normalizer.at("precompiled_charsmap").get<std::string>()));
-      steps_.push_back(Step::charsmap);
-    } else if (type == "Replace" && normalizer.at("content") == " " && regex(normalizer) == "\\s+") {
-      steps_.push_back(Step::spaces);
-    } else if (type == "Replace" && normalizer.at("content") == " " && regex(normalizer) == " {2,}") {
-      steps_.push_back(Step::double_spaces);
+      steps_.push_back({Kind::charsmap});
+    } else if (type == "Replace" && (regex(normalizer) == "\\s+" || regex(normalizer) == " {2,}")) {
+      const std::size_t least = regex(normalizer) == "\\s+" ? 1 : 2;
+      steps_.push_back({Kind::spaces, true, true, normalizer.at("content").get<std::string>(), least});
     } else {
       throw std::invalid_argument("the normalizer " + type);
     }
@@ -274,6 +279,7 @@ class Tokenizer {
       const auto type = step.at("type").get<std::string>();
       if (type == "Split" && step.at("behavior") == "Removed" && step.at("invert") == true && is_clip(regex(step))) {
         words_ = true;
+        specials_ = regex(step).find("endoftext") != std::string::npos;
       } else if (type == "ByteLevel" && step.at("add_prefix_space") == false && words_) {
         // the pieces are finer than what it would split by itself
       } else if (type == "WhitespaceSplit") {
@@ -352,29 +358,37 @@ class Tokenizer {
 
   std::string normalize(std::string_view part) const {
     std::string text(part);
-    for (const Step step : steps_) {
-      switch (step) {
-        case Step::nfc: text = unicode::nfc(text); break;
-        case Step::lowercase: text = unicode::lowercase(text); break;
-        case Step::strip: text = unicode::strip(text); break;
-        case Step::charsmap: text = charsmap_->normalize(text); break;
-        case Step::spaces: text = one_space(text, 1); break;
-        case Step::double_spaces: text = one_space(text, 2); break;
+    for (const Step& step : steps_) {
+      switch (step.kind) {
+        case Kind::nfc: text = unicode::nfc(text); break;
+        case Kind::lowercase: text = unicode::lowercase(text); break;
+        case Kind::strip: text = unicode::strip(text, step.left, step.right); break;
+        case Kind::charsmap: text = charsmap_->normalize(text); break;
+        case Kind::spaces: text = one_for_many(text, step); break;
       }
     }
     return text;
   }
 
-  /// Runs of white space, or of two and more plain spaces, as one space.
-  static std::string one_space(std::string_view text, int least) {
-    std::string result;
-    bool within = false;
+  /// Runs of spaces as one text.
+  static std::string one_for_many(std::string_view text, const Step& step) {
+    std::string result, run;
+    std::size_t length = 0;
+    const auto close = [&] {
+      result += length >= step.least ? step.content : run;
+      run.clear();
+      length = 0;
+    };
     for (const char32_t point : unicode::decode(text)) {
-      const bool space = least == 1 ? unicode::is_space(point) : point == U' ';
-      if (!space) unicode::append(result, point);
-      if (space && !within) result += ' ';
-      within = space;
+      if (step.least == 1 ? unicode::is_space(point) : point == U' ') {
+        unicode::append(run, point);
+        ++length;
+        continue;
+      }
+      if (length) close();
+      unicode::append(result, point);
     }
+    if (length) close();
     return result;
   }
 
@@ -387,11 +401,16 @@ class Tokenizer {
 
   /// CLIP's expression: contractions, runs of letters, single numbers, runs of everything else but space.
   template <typename Take>
-  static void clip_words(std::string_view text, Take take) {
+  void clip_words(std::string_view text, Take take) const {
     const std::vector<char32_t> points = unicode::decode(text);
     const auto is_other = [](char32_t p) { return !unicode::is_space(p) && !unicode::is_letter(p) && !unicode::is_number(p); };
     std::size_t at = 0;
     while (at < points.size()) {
+      if (const std::string name = specials_ ? special(points, at) : ""; !name.empty()) {
+        for (const std::string& part : {std::string("<|"), name, std::string("|>")}) take(part);  // as ByteLevel splits it
+        at += name.size() + 4;
+        continue;
+      }
       std::size_t end = at + contraction(points, at);
       if (end == at && unicode::is_letter(points[at]))
         while (end < points.size() && unicode::is_letter(points[end])) ++end;
@@ -407,6 +426,17 @@ class Tokenizer {
       for (; at < end; ++at) unicode::append(word, points[at]);
       take(word);
     }
+  }
+
+  /// The name of a start or end that the text spells out, such as one in capitals before.
+  static std::string special(const std::vector<char32_t>& points, std::size_t at) {
+    for (const std::string name : {"startoftext", "endoftext"}) {
+      const std::string whole = "<|" + name + "|>";
+      if (points.size() - at >= whole.size() && std::equal(whole.begin(), whole.end(), points.begin() + static_cast<std::ptrdiff_t>(at),
+                                                           [](char a, char32_t b) { return static_cast<char32_t>(a) == b; }))
+        return name;
+    }
+    return "";
   }
 
   static std::size_t contraction(const std::vector<char32_t>& points, std::size_t at) {
@@ -449,7 +479,7 @@ class Tokenizer {
   std::vector<Added> added_;
   std::vector<Step> steps_;
   std::optional<Charsmap> charsmap_;
-  bool words_ = false, by_space_ = false, metaspace_ = false, first_only_ = false;
+  bool words_ = false, specials_ = false, by_space_ = false, metaspace_ = false, first_only_ = false;
   std::optional<Bpe> bpe_;
   std::optional<Unigram> unigram_;
   std::unordered_map<std::string, std::int64_t> vocab_;

@@ -71,12 +71,12 @@ inline std::string nfc(std::string_view text) {
   return {reinterpret_cast<const char*>(found), static_cast<std::size_t>(size)};
 }
 
-/// The text without white space at its ends.
-inline std::string strip(std::string_view text) {
+/// The text without white space at these of its ends.
+inline std::string strip(std::string_view text, bool left, bool right) {
   const std::vector<char32_t> points = decode(text);
   std::size_t first = 0, last = points.size();
-  while (first < last && is_space(points[first])) ++first;
-  while (last > first && is_space(points[last - 1])) --last;
+  while (left && first < last && is_space(points[first])) ++first;
+  while (right && last > first && is_space(points[last - 1])) --last;
   std::string kept;
   for (; first < last; ++first) append(kept, points[first]);
   return kept;
