@@ -2,6 +2,9 @@
 #
 # Looked for in ONNXRUNTIME_ROOT, then among the system's packages (CMAKE_PREFIX_PATH too), then, for the
 # library alone, in the Python package onnxruntime of Python3_EXECUTABLE or of the python3 on the path.
+if(ONNXRuntime_LIBRARY AND NOT EXISTS "${ONNXRuntime_LIBRARY}")
+  unset(ONNXRuntime_LIBRARY CACHE)  # the Python package has been updated since
+endif()
 find_path(ONNXRuntime_INCLUDE_DIR onnxruntime_cxx_api.h
           HINTS ${ONNXRUNTIME_ROOT} ENV ONNXRUNTIME_ROOT
           PATH_SUFFIXES include include/onnxruntime include/onnxruntime/core/session onnxruntime)

@@ -18,10 +18,14 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from safegen.tokenizer import open_tokenizer
 
 pytestmark = pytest.mark.slow
-WORDS = ["a photo of", "sneaker", "T-SHIRT", "don't", "I'll", "we've", "it's", "Straße", "naïve café", "Ǆ", "İstanbul",
-         "ΣΊΣΥΦΟΣ", "Москва", "東京 タワー", "한국어", "مرحبا", "हिन्दी", "ไทย", "👩‍👩‍👧‍👦", "🏳️‍🌈", "e\u0301", "ﬁ", "Ａｂｃ", "½", "²", "x²",
-         "1234567", "3.14", "#$%&", "''", "…", "“quoted”", "<|endoftext|>", "<|ENDOFTEXT|>", "</s>", "<pad>", "\t", "\n", "\u3000",
-         "\u00a0", "\u200b", "\u0000", "\ufeff", "  ", "", "▁", " ▁ ", "-", "_", "a" * 300]  # fmt: skip
+WORDS = [
+    "a photo of", "sneaker", "T-SHIRT", "don't", "I'll", "we've", "it's", "Straße",
+    "naïve café", "Ǆ", "İstanbul", "ΣΊΣΥΦΟΣ", "Москва", "東京 タワー", "한국어", "مرحبا", "हिन्दी",
+    "ไทย", "👩‍👩‍👧‍👦", "🏳️‍🌈", "e\u0301", "ﬁ", "Ａｂｃ", "½", "²", "x²", "1234567", "3.14",
+    "#$%&", "''", "…", "“quoted”", "<|endoftext|>", "<|ENDOFTEXT|>", "</s>", "<pad>", "\t",
+    "\n", "\u3000", "\u00a0", "\u200b", "\u0000", "\ufeff", "  ", "", "▁", " ▁ ", "-", "_",
+    "a" * 300,
+]  # fmt: skip
 
 
 def prompts(count: int) -> list[str]:
@@ -105,6 +109,6 @@ def test_a_tokenizer_of_another_kind_is_refused(sanitized: Path, tmp_path: Path)
     tokens = Tokenizer.from_file(str(tiny.EMBEDDED / "tokenizer.json"))
     tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokens.save(str(tmp_path / "tokenizer.json"))
-    said = subprocess.run([sanitized / "tests" / "tokenize", tmp_path / "tokenizer.json", "24", "<|endoftext|>"],
-                          input="", capture_output=True, text=True)  # fmt: skip
+    asked = [sanitized / "tests" / "tokenize", tmp_path / "tokenizer.json", "24", "<|endoftext|>"]
+    said = subprocess.run(asked, input="", capture_output=True, text=True)
     assert "pre_tokenizer ByteLevel" in said.stderr

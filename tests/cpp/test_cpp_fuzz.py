@@ -1,0 +1,56 @@
+"""The C++ readers under libFuzzer for a bounded time. If these fail, a crafted file crashes the host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import tiny
+
+pytestmark = pytest.mark.slow
+SECONDS = 5
+
+
+@pytest.fixture(scope="module")
+def fuzzers(configure, dependencies: Path) -> tuple[Path, dict[str, str]]:
+    """The fuzz targets and the environment that they run in."""
+    unpacked = dependencies / "lib" / "llvm-14" / "bin" / "clang++"
+    found = shutil.which("clang++") or shutil.which("clang++-14") or (unpacked if unpacked.exists() else None)
+    if not found:
+        pytest.skip("no clang++ here")
+    libraries = ":".join(str(folder) for folder in (dependencies / "lib").glob("*-linux-gnu"))
+    environment = {**os.environ, "LD_LIBRARY_PATH": libraries} if found == unpacked else dict(os.environ)
+    os.environ.update(environment)
+    options = ("-DSAFEGEN_FUZZ=ON", f"-DCMAKE_CXX_COMPILER={found}", "-DCMAKE_BUILD_TYPE=Debug")
+    return configure("fuzz", *options) / "fuzz", environment
+
+
+@pytest.mark.parametrize(
+    ("target", "seed"),
+    [
+        ("manifest", "engine.json"),
+        ("bundle", "default.negation"),
+        ("tokenizer", "tokenizer.json"),
+        ("prompt", None),
+    ],
+)
+def test_no_input_crashes_a_reader(fuzzers, tmp_path: Path, target: str, seed: str | None) -> None:
+    """From a real file on, mutated: every run ends in a value or an exception of ours."""
+    folder, environment = fuzzers
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    if seed:
+        shutil.copyfile(tiny.EMBEDDED / seed, corpus / seed)
+    else:
+        (corpus / "prompt").write_text("a photo of 3 naïve cafés’ <|endoftext|> 👩‍👧")
+    said = subprocess.run(
+        [folder / f"fuzz_{target}", corpus, f"-max_total_time={SECONDS}", "-max_len=1000000", "-timeout=20",
+         "-rss_limit_mb=2048", f"-artifact_prefix={tmp_path}/"],
+        capture_output=True, text=True,
+        env={**environment, "SAFEGEN_TOKENIZER": str(tiny.EMBEDDED / "tokenizer.json")},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-3000:]
+    assert "DONE" in said.stderr
