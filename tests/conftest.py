@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 from hypothesis import settings
 
+pytest_plugins = ["cpp_host"]
 settings.register_profile("safegen", deadline=None)
 settings.load_profile("safegen")
 

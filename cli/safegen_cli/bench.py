@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, bar
 
 
@@ -18,6 +19,8 @@ def bench(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.")] = 1,
     runs: Annotated[int, typer.Option(min=1, help="Batches to take the median of, after one that warms up.")] = 3,
     cuda_graphs: Annotated[bool, typer.Option("--cuda-graphs", help="Let compiled engines replay captured launches.")] = False,
+    host: Annotated[str, typer.Option(help="python, or cpp: fresh processes of both hosts side by side.")] = "python",
+    program: Annotated[Path | None, typer.Option(help="With --host cpp: the C++ host's safegen-generate; the one on the path if left out.")] = None,
     against: Annotated[Path | None, typer.Option(help="The engine's checkpoint, to time diffusers on it beside.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -27,6 +30,11 @@ def bench(
     """
     from safegen.bench import bench as measure
 
+    if host not in ("python", "cpp"):
+        raise UsageError(f"host is {host!r}; known are python, cpp.")
+    if host == "cpp":
+        _hosts(engine, bundle, program, steps, runs, as_json)
+        return
     with bar("batches") as progress:
         task = progress.add_task("drawing", total=runs + 1, note="")
         result = measure(
@@ -58,3 +66,37 @@ def bench(
     if against:
         print(f"{'diffusers':22} {found['diffusers_images_per_second']:10.3f} a second;"
               f" this is {found['times_diffusers']:.2f} times as fast")  # fmt: skip
+
+
+def _hosts(
+    engine: Path | None,
+    bundle: Path | None,
+    program: Path | None,
+    steps: int | None,
+    runs: int,
+    as_json: bool,
+) -> None:
+    """The C++ host beside this package."""
+    from safegen.bench_hosts import bench_hosts, find_program
+
+    found = find_program(program)
+    with bar("rounds") as progress:
+        task = progress.add_task("drawing", total=runs, note="")
+        times = bench_hosts(
+            engine,
+            bundle,
+            found,
+            steps=steps,
+            runs=runs,
+            progress=lambda done: progress.update(task, completed=done),
+        )
+    if as_json:
+        answer({host: asdict(of) for host, of in times.items()})
+        return
+    print(f"{'':26} {'python':>10} {'cpp':>10}")
+    rows = {"process start to picture": ("first_picture_seconds", "s"), "a step": ("step_ms", "ms"),
+            "peak memory": ("peak_memory_mib", "MiB")}  # fmt: skip
+    for name, (field, unit) in rows.items():
+        print(
+            f"{name:26} {getattr(times['python'], field):10.2f} {getattr(times['cpp'], field):10.2f} {unit}"
+        )

@@ -1,6 +1,6 @@
 // Draw guarded pictures with a sealed engine and write them as PNG.
 //
-//   generate ENGINE -p "a photo of a coat" -o coat.png [-b BUNDLE] [-c LABEL] [--negative TEXT] [--seed N]
+//   safegen-generate ENGINE -p "a photo of a coat" -o coat.png [-b BUNDLE] [-c LABEL] [--negative TEXT] [--seed N]
 //            [-n N] [--steps N] [--guidance G] [--guard NAME] [--provider cpu|cuda|tensorrt|rtx] [--threads N]
 //            [--json]
 #include <safegen/safegen.hpp>
@@ -67,7 +67,7 @@ Arguments parse(int argc, char** argv) {
       throw safegen::Error(safegen::Code::usage, name + " is " + value + "; a number was expected.");
     }
   }
-  if (found.engine.empty()) throw safegen::Error(safegen::Code::usage, "usage: generate ENGINE -p PROMPT -o FILE.png");
+  if (found.engine.empty()) throw safegen::Error(safegen::Code::usage, "usage: safegen-generate ENGINE -p PROMPT -o FILE.png");
   return found;
 }
 

@@ -111,7 +111,7 @@ def bench(
     for run in range(runs + 1):
         marks = [time.perf_counter()]
         pictures = pipeline(
-            **_subject(opened), n=batch, steps=count, batch_size=batch,
+            **subject_of(opened), n=batch, steps=count, batch_size=batch,
             on_step=lambda step, marks=marks: marks.append(_now(opened)),  # type: ignore[misc]
         )  # fmt: skip
         if run:
@@ -145,7 +145,8 @@ def _now(engine: Engine) -> float:
     return time.perf_counter()
 
 
-def _subject(engine: Engine) -> dict[str, Any]:
+def subject_of(engine: Engine) -> dict[str, Any]:
+    """What is drawn of any engine: a prompt, a class label or nothing in particular."""
     spec = engine.manifest.conditioning
     return {"prompt": "a photo of a coat"} if spec.text else {"class_label": 0} if spec.classes else {}
 

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import cpp_host
 import families
 import numpy as np
 import pytest
@@ -256,3 +257,13 @@ def test_requests_that_a_family_cannot_answer_say_so(engine_of) -> None:
     ]:
         with pytest.raises(UsageError, match=word):
             pipeline(guard="off", **settings)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux-dev", "lcm"])
+def test_the_cpp_host_draws_the_same(sanitized: Path, engine_of, tmp_path: Path, name: str) -> None:
+    """Several text encoders, pooled states, time ids and embedded guidance: told as Python tells them."""
+    engine = engine_of(name)[1]
+    theirs = Pipeline.load(engine)("a photo of a coat", seed=2, steps=4, guard="off")[0]
+    asked = ("-p", "a photo of a coat", "--seed", 2, "--steps", 4, "--guard", "off")
+    ours, _ = cpp_host.draw(sanitized, engine, tmp_path / "x.png", *asked)
+    assert np.abs(ours - np.asarray(theirs.image)).max() <= 1

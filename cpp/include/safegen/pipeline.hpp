@@ -474,7 +474,7 @@ class Pipeline {
   const Tensors& bank_of(const OpenGuard& guard, const Session& step) const {
     const std::lock_guard<std::mutex> lock(opening_);
     Tensors& bank = banks_[guard.mode];
-    if (!bank.empty() || !bundle_) return bank;
+    if (!bank.empty()) return bank;
     const auto add = [&](const std::string& name, const Shape& shape, const std::vector<float>& values) {
       if (step.inputs().count(name) != 0) bank.emplace(name, device_->resident(host_tensor(shape, values)));
     };
@@ -489,6 +489,15 @@ class Pipeline {
       add(name, {count, static_cast<std::int64_t>(rows.width)}, rows.values);
       add(name + "_sq", {count}, squares);
     };
+    if (!bundle_) {  // only "off" comes here; its graph has the inputs all the same
+      const auto [channels, height, width] = latent_shape();
+      const auto size = static_cast<std::size_t>(channels * height * width);
+      const Rows nothing{1, size, std::vector<float>(size, 0.0f)};
+      rows_of("refs", nothing);
+      rows_of("benign", nothing);
+      add("aims", {1}, {0.0f});
+      return bank;
+    }
     rows_of("refs", guard.unit_pixels ? detail::unit_pixels(bundle_->negation, static_cast<std::size_t>(bundle_->latent_shape[0]))
                                       : bundle_->negation);
     rows_of("benign", bundle_->benign);

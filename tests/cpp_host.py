@@ -1,14 +1,41 @@
-"""The C++ host, built once under sanitizers, and its tools."""
+"""The C++ host, built once under sanitizers, and its tools: fixtures for every test that runs it."""
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from building import BUILD, ROOT, one_at_a_time, run
+from filelock import FileLock
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build" / "cpp"
+
+
+def run(*command: object, **options) -> subprocess.CompletedProcess[str]:
+    """A command that must succeed, with what it said."""
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
+    return done
+
+
+def one_at_a_time() -> FileLock:
+    """Test processes share the build folders."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    return FileLock(BUILD / "lock")
+
+
+def draw(sanitized: Path, engine: Path, out: Path, *options: object) -> tuple[np.ndarray, dict[str, Any]]:
+    """A picture of the C++ host as (H, W, 3), and its record."""
+    said = run(sanitized / "safegen-generate", engine, *options, "-o", out, "--json")
+    return np.asarray(Image.open(out).convert("RGB")).astype(int), json.loads(said.stdout)["pictures"][0]
 
 
 @pytest.fixture(scope="session")
