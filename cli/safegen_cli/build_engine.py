@@ -26,6 +26,7 @@ def build_engine(
     null_class: Annotated[int | None, typer.Option(min=0, help="The label of no class, where a class-conditional UNet has one.")] = None,
     without_t5: Annotated[bool, typer.Option("--without-t5", help="Leave out the largest text encoder of Stable Diffusion 3.")] = False,
     lora: Annotated[list[str] | None, typer.Option(help="A LoRA file to fuse, FILE or FILE:SCALE (repeatable).")] = None,
+    portable: Annotated[bool, typer.Option("--portable", help="TensorRT: engines that later versions and other GPUs (Ampere and newer; not on Jetsons) run, more slowly.")] = False,
     strip_weights: Annotated[bool, typer.Option("--strip-weights", help="Compile engines without weights, which they take from a graph beside them; needs the GPU here.")] = False,
     bundle: Annotated[Path | None, typer.Option("-b", "--bundle", help="A default negation bundle to put into the engine.")] = None,
     guards: Annotated[str | None, typer.Option(help="Guards the engine allows, with commas; all if left out.")] = None,
@@ -46,7 +47,7 @@ def build_engine(
     precision = precision or find_target(target).precisions[0]
     options = engines.Options(
         target=target, precision=precision, clip_skip=clip_skip, null_class=null_class, without_t5=without_t5, loras=tuple(parse_lora(text) for text in lora or ()),
-        strip_weights=strip_weights, allow_unguarded=allow_unguarded,
+        portable=portable, strip_weights=strip_weights, allow_unguarded=allow_unguarded,
         guards=_guards(guards), name=name, steps=steps, guidance_scale=guidance_scale,
         bundle=str(bundle) if bundle else None,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from safegen.isolate import Progress
 from safegen.machine import gpu
 from safegen.manifest import (
     FILE_NAME,
+    TENSORRT,
     Component,
     Defaults,
     File,
@@ -38,6 +39,7 @@ from safegen.trt_session import import_module
 from safegen_engines import component, fingerprint, quantize, schedule_table, step_graph
 from safegen_engines.source import TEXT_ENCODERS, VAE, Source, open_source
 from safegen_engines.target import Target, check_machine, check_version, find_target, runs_fp8
+from safegen_engines.trt import Form
 
 WORK = ".build"
 BUNDLE = "default.negation"
@@ -54,6 +56,8 @@ class Options:
     without_t5: bool = False
     loras: tuple[tuple[Path, float], ...] = ()
     """Files and scales, fused when the checkpoint is exported."""
+    portable: bool = False
+    """TensorRT engines that outlive its updates, and run on other GPUs: :class:`safegen_engines.trt.Form`."""
     strip_weights: bool = False
     """Compiled engines without weights, which they take from a graph beside them."""
     allow_unguarded: bool = False
@@ -114,6 +118,8 @@ def check_target(options: Options) -> Target:
         raise UsageError(
             f"precision fp8 needs compute capability 8.9 or newer; this GPU has {here.capability}."
         )
+    if options.portable and target.backend != TENSORRT:
+        raise UsageError(f"portable: is for engines of TensorRT; the target is {target.name}.")
     if options.strip_weights and (not target.backend or here is None):
         why = "compiles none" if not target.backend else "can do that only where an NVIDIA GPU is"
         raise UsageError(f"strip_weights: building for {target.name} {why}.")
@@ -181,7 +187,7 @@ def build(
     guards = [*options.guards, *(["off"] if options.allow_unguarded else [])]
     space = source.latent_space()
     side = source.sample_size()
-    steps = _steps(out, guards, (space.channels, side, side), target, progress)
+    steps = _steps(out, guards, (space.channels, side, side), target, options.portable, progress)
     defaults = _defaults(source, options)
     schedule = read_schedule(source.scheduler, pixels="vae_decoder" not in source.components)
     table = schedule_table.write(out, schedule, defaults, (side // space.patch) ** 2)
@@ -264,13 +270,16 @@ def _clean(work: Path, checkpoint: Path, options: Options) -> None:
 
 
 def _steps(
-    out: Path, guards: list[str], latent_shape: tuple[int, int, int], target: Target, progress: Progress
-) -> dict[str, StepGraph]:
+    out: Path, guards: list[str], latent_shape: tuple[int, int, int], target: Target, portable: bool,
+    progress: Progress,
+) -> dict[str, StepGraph]:  # fmt: skip
     """The step graph of each guard, compiled where the target's components are."""
     files = step_graph.write(out, guards, latent_shape)
     if target.backend is None:
         return {name: StepGraph(file.name) for name, file in files.items()}
-    compiled = {file: component.step_apart(target, file, progress) for file in dict.fromkeys(files.values())}
+    compiled = {
+        file: component.step_apart(target, file, portable, progress) for file in dict.fromkeys(files.values())
+    }
     return {name: StepGraph(file.name, compiled[file]) for name, file in files.items()}
 
 
@@ -290,9 +299,10 @@ def _component(
     """Build one component, or take it from an interrupted run with the same content key."""
     began = time.perf_counter()
     precision = _precision(source, name, options.precision)
-    job = component.Job(source, work / name, name, target, precision, options.strip_weights, quantized)
+    form = Form(options.strip_weights, options.portable)
+    job = component.Job(source, work / name, name, target, precision, form, quantized)
     mark = job.folder / "done.json"
-    key = fingerprint.component_key(source.folder / name, precision, target.name, options.strip_weights)
+    key = fingerprint.component_key(source.folder / name, precision, target.name, **vars(form))
     made = _stored(mark, key, job.folder)
     if made is None:
         made = component.make(job, lambda what, share: progress(f"{name}: {what}", share))

@@ -12,7 +12,7 @@ import msgspec
 from safegen.errors import EngineError
 from safegen.isolate import DiedError, Progress, in_own_process
 from safegen.machine import available_memory
-from safegen.manifest import Compiled, Component, Parity, Tensor
+from safegen.manifest import ANY_AMPERE, Compiled, Component, Parity, Tensor
 from safegen.session import Session
 from safegen.trt_session import import_module
 from safegen_engines import context, ort, parity, profile, trt
@@ -41,8 +41,7 @@ class Job:
     name: str
     target: Target
     precision: str
-    strip: bool = False
-    """Compile without weights."""
+    form: trt.Form
     quantized: Path | None = None
     """The graph with Q/DQ nodes, where the precision asks for one."""
 
@@ -173,41 +172,44 @@ def _optimize(graph: Path, inputs: ort.Inputs) -> bool:
 def compile_prepared(job: Job, progress: Progress) -> Compiled:
     """Compile the typed graph of a component."""
     shapes = profile.shapes(job.source, job.name, job.target)
-    return _compile(job.target, job.precision, job.graph, job.folder / TYPED, shapes, job.strip, progress)
+    return _compile(job.target, job.precision, job.graph, job.folder / TYPED, shapes, job.form, progress)
 
 
-def step_apart(target: Target, graph: Path, progress: Progress) -> Compiled:
+def step_apart(target: Target, graph: Path, portable: bool, progress: Progress) -> Compiled:
     """:func:`compile_step` in a process of its own.
 
     Raises:
         EngineError: the compiler gives up.
     """
     try:
-        made: Compiled = in_own_process(compile_step, target, graph, progress=progress)
+        made: Compiled = in_own_process(compile_step, target, graph, portable, progress=progress)
     except DiedError as error:
         raise EngineError(f"{graph.name}: {error}.") from None
     return made
 
 
-def compile_step(target: Target, graph: Path, progress: Progress) -> Compiled:
-    """Compile a step graph beside it; it stays in float32, as the array code is."""
+def compile_step(target: Target, graph: Path, portable: bool, progress: Progress) -> Compiled:
+    """Compile a step graph beside it; it stays in float32, as the array code is, and has no weights."""
+    form = trt.Form(portable=portable)
     shapes = profile.step_shapes(graph, target)
-    return _compile(target, "fp32", graph, graph, shapes, False, progress)
+    return _compile(target, "fp32", graph, graph, shapes, form, progress)
 
 
 def _compile(
-    target: Target, precision: str, graph: Path, typed: Path, shapes: trt.Profile, strip: bool,
+    target: Target, precision: str, graph: Path, typed: Path, shapes: trt.Profile, form: trt.Form,
     progress: Progress,
 ) -> Compiled:  # fmt: skip
     """Compile ``typed`` beside the portable graph, with a wrapper for hosts of ONNX Runtime."""
     backend, folder, name = str(target.backend), graph.parent, graph.stem
+    own, anywhere = list(capabilities(target, precision)), form.portable and target.machine is None
     free = available_memory() or 8 * 2**30
     recipe = trt.Recipe(
         backend=backend,
         profile=shapes,
         workspace=int(free * target.workspace_share),
         capabilities=() if target.on_device else capabilities(target, precision),
-        strip=strip,
+        form=form,
+        on_jetson=target.machine is not None,
         timing_cache=folder.parent / "timing.cache" if target.on_device else None,
     )
     engine = folder / f"{name}{SUFFIX[backend]}"
@@ -219,9 +221,10 @@ def _compile(
         context=f"{name}_ctx.onnx" if readable else None,
         backend=backend,
         version=version,
-        capabilities=list(capabilities(target, precision) or [profile.capability_here()]),
+        capabilities=[ANY_AMPERE] if anywhere else own or [profile.capability_here()],
         profile={name: [list(shape) for shape in rows] for name, rows in shapes.items()},
-        weights=f"{name}_typed.onnx" if strip else None,
+        weights=f"{name}_typed.onnx" if form.strip else None,
+        portable=form.portable,
     )
     if compiled.context:
         context.write(graph, folder / compiled.context, compiled)

@@ -105,9 +105,9 @@ def today(then: Mapping[str, str], target: str, source: Path | None) -> dict[str
     return fixed | here | (source_parts(source) if source else {})
 
 
-def component_key(folder: Path, precision: str, target: str, strip: bool) -> str:
+def component_key(folder: Path, precision: str, target: str, **form: bool) -> str:
     """Content key of one built component."""
-    options = {"precision": precision, "target": target, "strip": strip}
+    options = {"precision": precision, "target": target, **form}
     return fingerprint(parts(folder, options))
 
 

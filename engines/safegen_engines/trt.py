@@ -23,6 +23,17 @@ Profile = dict[str, tuple[Shape, Shape, Shape]]
 
 
 @dataclass(frozen=True)
+class Form:
+    """How a compiled engine is written."""
+
+    strip: bool = False
+    """Leave the weights out: the runtime takes them from the graph."""
+    portable: bool = False
+    """TensorRT alone: it outlives updates within a major version, and off Jetsons runs on every GPU of
+    compute capability 8.0 and newer."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How to compile one graph."""
 
@@ -33,8 +44,8 @@ class Recipe:
     """Bytes that the compiler may use to try its kernels."""
     capabilities: tuple[str, ...] = ()
     """Compute capabilities to compile for; empty is this machine's GPU."""
-    strip: bool = False
-    """Leave the weights out: the runtime takes them from the graph."""
+    form: Form = Form()
+    on_jetson: bool = False
     timing_cache: Path | None = None
     """Kernel timings of earlier builds on this GPU, read and added to. TensorRT alone."""
 
@@ -94,7 +105,11 @@ def parser_errors(parser: Any) -> str:
 def _configure(trt: Any, builder: Any, network: Any, recipe: Recipe) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace)
-    if recipe.strip:
+    if recipe.form.portable:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if not recipe.on_jetson:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if recipe.form.strip:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
         config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)  # with the very weights it was compiled with
     if recipe.backend == RTX and recipe.capabilities:

@@ -17,6 +17,8 @@ OPSET = 20
 FILE_NAME = "engine.json"
 RTX = "tensorrt-rtx"
 TENSORRT = "tensorrt"
+ANY_AMPERE = "8.0+"
+"""Stands for every compute capability from 8.0 on."""
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +64,8 @@ class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Input -> its smallest, usual and largest shape."""
     weights: str | None = None
     """The typed ONNX graph that a weight-stripped engine gets its weights from; None where it holds them."""
+    portable: bool = False
+    """It brings its own runtime code, so that later versions of the library load it."""
 
 
 class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

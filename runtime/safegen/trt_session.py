@@ -14,7 +14,7 @@ from typing import Any
 from safegen.device import Device
 from safegen.errors import EngineError
 from safegen.machine import cache_folder, gpu
-from safegen.manifest import RTX, TENSORRT, Compiled
+from safegen.manifest import ANY_AMPERE, RTX, TENSORRT, Compiled
 from safegen.seal import replacing
 
 MODULES = {RTX: "tensorrt_rtx", TENSORRT: "tensorrt"}
@@ -65,6 +65,8 @@ class TrtSession:
         check_fit(self._path, compiled, str(self._trt.__version__))
         self._log = make_log(self._trt)
         self._runtime = self._trt.Runtime(self._log)
+        # code that comes with the engine: its digest was verified with the folder's
+        self._runtime.engine_host_code_allowed = compiled.portable
         content = self._path.read_bytes()
         if self._rtx:
             _check_validity(self._trt, self._runtime, self._path, content)
@@ -256,22 +258,25 @@ def check_fit(path: Path, compiled: Compiled, version: str) -> None:
     if here is None:
         raise EngineError(f"{path}: needs an NVIDIA GPU, and none answers here. Run 'safegen doctor'.")
     majors = {c.partition(".")[0] for c in compiled.capabilities}
-    same = here.capability in compiled.capabilities
+    ampere = ANY_AMPERE in compiled.capabilities and int(here.capability.partition(".")[0]) >= 8
+    same = here.capability in compiled.capabilities or ampere
     # TensorRT for RTX itself says which later GPUs of a generation an engine runs on
     if not same and not (compiled.backend == RTX and here.capability.partition(".")[0] in majors):
         raise EngineError(
             f"{path}: compiled for compute capability {', '.join(compiled.capabilities)}; this GPU"
             f" ({here.name}) has {here.capability}. Build an engine for it: safegen build-engine --target."
         )
-    if compiled.backend == TENSORRT and _release(version) != _release(compiled.version):
+    built, found = _release(compiled.version), _release(version)
+    later = compiled.portable and found[0] == built[0] and found >= built
+    if compiled.backend == TENSORRT and found != built and not later:
         raise EngineError(
             f"{path}: compiled by TensorRT {compiled.version}; this machine has {version}, which does not"
             " load it. Build it anew on this machine."
         )
 
 
-def _release(version: str) -> tuple[str, ...]:
-    return tuple(version.split(".")[:3])
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3])
 
 
 def _check_validity(trt: Any, runtime: Any, path: Path, content: bytes) -> None:

@@ -92,8 +92,8 @@ def test_errors_are_those_of_python(sanitized: Path, tmp_path: Path) -> None:
 def test_bench_shows_both_hosts(sanitized: Path) -> None:
     """A fresh process of each draws; the C++ host's memory and time are its own, not Python's."""
     program = sanitized / "safegen-generate"
-    said = run(Path(sys.executable).parent / "safegen", "bench", "--host", "cpp", "--program", program, "--runs", 1,
-               "--steps", 3, "--json")  # fmt: skip
+    said = run(Path(sys.executable).parent / "safegen", "bench", "--host", "cpp", "--program", program,
+               "--runs", 1, "--steps", 3, "--json")  # fmt: skip
     times = json.loads(said.stdout)
     assert set(times) == {"python", "cpp"}
     for host in times.values():

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import families
 import onnx
@@ -166,6 +167,25 @@ def test_what_the_parser_refuses_is_named_with_its_component(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(gpu() is not None, reason="this machine has a GPU")
+@pytest.mark.parametrize("on_jetson", [True, False])
+def test_portable_engines_ask_the_compiler_for_it(onnx_folder: Path, on_jetson: bool) -> None:
+    """The flags by the library's own names; what it makes of them needs TensorRT itself."""
+    import tensorrt_rtx
+
+    _, network, _parser = trt.parse("unet", onnx_folder / "unet" / "model.onnx", RTX)
+    shapes = profile.shapes(open_source(onnx_folder), "unet", TARGETS["rtx"])
+    recipe = trt.Recipe(TENSORRT, shapes, 2**28, form=trt.Form(portable=True), on_jetson=on_jetson)
+    builder = MagicMock()
+    builder.create_builder_config.return_value.add_optimization_profile.return_value = 0
+    builder.create_builder_config.return_value.hardware_compatibility_level = None
+    config = trt._configure(tensorrt_rtx, builder, network, recipe)
+    config.set_flag.assert_called_once_with(tensorrt_rtx.BuilderFlag.VERSION_COMPATIBLE)
+    ampere = tensorrt_rtx.HardwareCompatibilityLevel.AMPERE_PLUS
+    assert config.hardware_compatibility_level == (None if on_jetson else ampere)
+    with pytest.raises(UsageError, match="portable: is for engines of TensorRT"):
+        build.check_target(build.Options(target="rtx", precision="fp16", portable=True))
+
+
 def test_weight_stripped_engines_need_a_gpu_to_compile() -> None:
     for target in ("rtx", "cpu"):
         with pytest.raises(UsageError, match="strip_weights"):

@@ -72,17 +72,25 @@ def sessions() -> dict[str, ort.InferenceSession]:
     return {m: ort.InferenceSession(step_graph.build(m, SHAPE).SerializeToString()) for m in NUMBERS}
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("looks", [True, False])
 @pytest.mark.parametrize("solver", ["ddim", "dpm++2m", "euler-a"])
 @pytest.mark.parametrize("mode", NUMBERS)
-def test_a_step_is_that_of_the_loop(sessions, mode: str, solver: str, looks: bool) -> None:
-    """Random rows, banks of different sizes and batches; float32 sums in another order differ by 1e-6."""
+def test_a_step_is_that_of_the_loop(sessions, mode: str, solver: str, looks: bool, half: bool) -> None:
+    """Random rows, banks of different sizes and batches; float32 sums in another order differ by 1e-6.
+
+    ``half``: model outputs and banks as float16 leaves them.
+    """
     table = Engine.open("fashion").plan(Solver(solver), 8, (32, 32))
     for seed, i in enumerate((1, 4, 6)):
         rng = np.random.default_rng(seed)
         batch, bank = seed + 1, make_bank(rng, 5 + seed, 9 + seed)
         given = ("x", "x0_prev", "out_uncond", "out_cond", "z_guard", "z_step")
         feed: dict[str, Any] = {n: rng.standard_normal((batch, *SHAPE)).astype(np.float32) for n in given}
+        if half:
+            feed |= {n: feed[n].astype(np.float16).astype(np.float32) for n in ("out_uncond", "out_cond")}
+            banks = (x.astype(np.float16).reshape(-1, *SHAPE) for x in (bank.refs, bank.benign))
+            bank = guard.make_bank(*banks, 7 + seed)
         near = bank.refs[:batch].reshape(batch, *SHAPE)
         feed["x"] = (table.rows[i].alpha * near + table.rows[i].sigma * feed["x"]).astype(np.float32)
         feed["latched"] = rng.random(batch) > 0.5

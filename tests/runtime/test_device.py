@@ -18,7 +18,7 @@ from safegen.engine import MODELS, Engine
 from safegen.errors import EngineError, SafegenError
 from safegen.isolate import DiedError, in_own_process
 from safegen.machine import Gpu, available_memory, gpu, jetpack
-from safegen.manifest import RTX, TENSORRT, Compiled
+from safegen.manifest import ANY_AMPERE, RTX, TENSORRT, Compiled
 from safegen.session import CUDA, Session, _providers
 from safegen.session import TENSORRT as TENSORRT_PROVIDER
 from safegen.trt_session import check_fit, fits
@@ -159,6 +159,18 @@ def test_an_engine_for_this_gpu_passes(monkeypatch) -> None:
     monkeypatch.setattr("safegen.trt_session.gpu", lambda: Gpu("Some GPU", "8.7", "12.6", 0))
     check_fit(Path("x"), Compiled("x", None, TENSORRT, "10.3.0.26", ["8.7"], {}), "10.3.0.30")
     check_fit(Path("x"), Compiled("x", None, RTX, "1.7", ["8.6", "8.9"], {}), "1.7")
+
+
+def test_a_portable_engine_outlives_updates_and_not_the_other_way(monkeypatch) -> None:
+    monkeypatch.setattr("safegen.trt_session.gpu", lambda: Gpu("Some GPU", "8.9", "12.6", 0))
+    portable = Compiled("x", None, TENSORRT, "10.3.0", [ANY_AMPERE], {}, portable=True)
+    check_fit(Path("x"), portable, "10.16.1")
+    for version in ("10.2.0", "11.0.0"):
+        with pytest.raises(EngineError, match="compiled by TensorRT"):
+            check_fit(Path("x"), portable, version)
+    monkeypatch.setattr("safegen.trt_session.gpu", lambda: Gpu("Old GPU", "7.5", "12.6", 0))
+    with pytest.raises(EngineError, match=r"this GPU .* has 7\.5"):
+        check_fit(Path("x"), portable, "10.3.0")
 
 
 def test_shapes_are_checked_before_the_library_sees_them() -> None:

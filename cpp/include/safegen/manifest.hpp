@@ -76,7 +76,7 @@ inline constexpr int manifest_schema = 4;
 inline std::optional<Compiled> read_compiled(const Json& graph) {
   const auto found = graph.find("compiled");
   if (found == graph.end() || found->is_null()) return std::nullopt;
-  only_keys(*found, {"file", "context", "backend", "version", "capabilities", "profile", "weights"});
+  only_keys(*found, {"file", "context", "backend", "version", "capabilities", "profile", "weights", "portable"});
   return Compiled{found->at("file"), value_or<std::string>(*found, "context", ""), found->at("backend"),
                   found->at("capabilities").get<std::vector<std::string>>()};
 }
