@@ -82,4 +82,9 @@ TEST_CASE("guards are named as in Python") {
   CHECK(parse_guard("ratio").at("mode") == "ratio");
   CHECK_THROWS_AS(parse_guard("nothing"), Error);
   CHECK_THROWS_AS(parse_guard("ratio:nudity"), Error);
+  const Table table{{Row{999, 1, 1, 0, 1, 0, 0, 0, 0.6, 0.8}}};
+  CHECK(open_guard({{"mode", "off"}}, nullptr, table).steps.size() == 1);
+  CHECK_THROWS_AS(open_guard({{"mode", "off"}, {"strength", 2}}, nullptr, table), Error);
+  CHECK_THROWS_AS(open_guard({{"mode", "stronger"}}, nullptr, table), Error);
+  CHECK_THROWS_AS(open_guard({{"mode", "ratio"}}, nullptr, table), Error);
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ import numpy as np
 from safegen.device import CPU
 from safegen.engine import Engine
 from safegen.errors import EngineError
-from safegen.isolate import Progress, in_own_process
+from safegen.isolate import DiedError, Progress, in_own_process
 from safegen.manifest import Component, Defaults, Manifest, Parity, Tensor
 from safegen.pipeline import Pipeline
 from safegen.seal import replacing
-from safegen.session import Session
+from safegen.session import DTYPES, Session
 from safegen_engines import ort
 from safegen_engines.source import TEXT_ENCODERS, Source
 
@@ -50,16 +51,19 @@ def quantize(source: Source, precision: str, out: Path, progress: Progress) -> N
         progress: called with what is being done.
 
     Raises:
-        EngineError: Model Optimizer is not installed, or cannot quantize this graph.
+        EngineError: Model Optimizer is not installed, or cannot quantize this graph; what was recorded
+            stays for the next run.
     """
-    recorded = out.with_name(f"{out.stem}-inputs.npz")
+    scratch = out.with_name(f".{out.stem}")
+    scratch.mkdir(exist_ok=True)
+    recorded = scratch / "inputs.npz"
     try:
         if not recorded.is_file():
             in_own_process(record, source, recorded, progress=progress)
-        in_own_process(_write, source.graph(source.model), precision, recorded, out, progress=progress)
-    finally:
-        if out.is_file():
-            recorded.unlink(missing_ok=True)
+        in_own_process(write, source.graph(source.model), precision, recorded, out, progress=progress)
+    except DiedError as error:
+        raise EngineError(f"{source.model}: quantizing to {precision}: {error}.") from None
+    shutil.rmtree(scratch)
 
 
 class _Recorder(Engine):
@@ -70,8 +74,9 @@ class _Recorder(Engine):
         self.given: list[dict[str, Any]] = []
 
     def predict(self, x: Any, timestep: float, given: Any) -> Any:
-        inputs = {"sample": x, "timestep": np.full(x.shape[0], timestep, np.float32), **given}
-        self.given.append({name: np.asarray(values) for name, values in inputs.items()})
+        inputs = {"sample": x, "timestep": np.full(x.shape[0], timestep), **given}
+        types = self.session(self.manifest.model).inputs
+        self.given.append({k: np.asarray(values, DTYPES[types[k][0]]) for k, values in inputs.items()})
         return super().predict(x, timestep, given)
 
 
@@ -120,7 +125,8 @@ def _manifest(source: Source, scratch: Path) -> Manifest:
     )  # fmt: skip
 
 
-def _write(graph: Path, precision: str, recorded: Path, out: Path, progress: Progress) -> None:
+def write(graph: Path, precision: str, recorded: Path, out: Path, progress: Progress) -> None:
+    """Quantize a graph by recorded inputs, in this process."""
     progress("quantizing", 0.0)
     try:
         from modelopt.onnx.quantization import quantize as by_modelopt
@@ -130,7 +136,7 @@ def _write(graph: Path, precision: str, recorded: Path, out: Path, progress: Pro
         ) from None
     with np.load(recorded) as arrays:
         inputs = {name: arrays[name] for name in arrays}
-    copied, raw = (out.with_name(f"{out.stem}-{name}.onnx") for name in ("source", "raw"))
+    copied, raw = (recorded.with_name(f"{name}.onnx") for name in ("source", "quantized"))
     ort.copy_graph(graph, copied)  # the library writes into the file that it is given
     weights = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
     try:
@@ -148,6 +154,3 @@ def _write(graph: Path, precision: str, recorded: Path, out: Path, progress: Pro
     except Exception as error:  # the library raises whatever its own libraries raise
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise EngineError(f"{graph}: Model Optimizer cannot quantize it to {precision} ({why}).") from None
-    finally:
-        for file in (f for name in (copied.name, raw.name) for f in out.parent.glob(f"{name}*")):
-            file.unlink()

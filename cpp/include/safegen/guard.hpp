@@ -221,10 +221,28 @@ inline std::vector<GuardStep> constant(const Table& table, std::vector<double> n
   return std::vector<GuardStep>(table.rows.size(), GuardStep{std::move(numbers), true});
 }
 
+/// Refuse settings that this version does not know: left out, they would guard less than was measured.
+inline void check_settings(const Json& settings) {
+  static const std::map<std::string, std::vector<std::string>> known = {
+      {"ratio", {"false_positive_rate", "repulsion"}}, {"theorem", {"eta", "w_max"}},
+      {"paper", {"quantile", "eta", "w_max", "t_min"}},
+      {"official", {"bandwidth", "scale", "gate", "margin", "t_min", "first_steps", "unit_x0"}},
+      {"spell", {"radius", "overcompensation"}}, {"sgf", {"step", "gamma"}}, {"bank-mean", {"scale"}},
+      {"renoise-only", {"t_min"}}, {"off", {}}};
+  const auto mode = settings.at("mode").get<std::string>();
+  const auto names = known.find(mode);
+  if (names == known.end()) throw Error(Code::bundle, "the bundle's guard is '" + mode + "', which this safegen does not know.");
+  for (const auto& [key, value] : settings.items()) {
+    if (key != "mode" && std::find(names->second.begin(), names->second.end(), key) == names->second.end())
+      throw Error(Code::bundle, "the guard " + mode + " has the setting '" + key + "', which this safegen does not know.");
+  }
+}
+
 }  // namespace detail
 
 /// Bind a guard to a bundle and a plan, working out every threshold beforehand.
 inline OpenGuard open_guard(const Json& settings, const Bundle* bundle, const Table& table) {
+  detail::check_settings(settings);
   const auto mode = settings.at("mode").get<std::string>();
   const auto set = [&](const char* name, double fallback) { return value_or(settings, name, fallback); };
   if (mode == "off") return {mode, std::vector<GuardStep>(table.rows.size(), GuardStep{{}, false})};
@@ -249,8 +267,7 @@ inline OpenGuard open_guard(const Json& settings, const Bundle* bundle, const Ta
     }
     return {mode, detail::constant(table, {gamma, set("step", 30.0)})};
   }
-  if (mode == "bank-mean") return {mode, detail::constant(table, {set("scale", 0.3)})};
-  throw Error(Code::bundle, "the bundle's guard is '" + mode + "', which this safegen does not know.");
+  return {mode, detail::constant(table, {set("scale", 0.3)})};  // bank-mean
 }
 
 }  // namespace safegen

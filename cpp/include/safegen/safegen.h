@@ -7,8 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
+#if defined(_WIN32) && defined(safegen_c_EXPORTS)
 #define SAFEGEN_API __declspec(dllexport)
+#elif defined(_WIN32)
+#define SAFEGEN_API __declspec(dllimport)
 #else
 #define SAFEGEN_API __attribute__((visibility("default")))
 #endif
