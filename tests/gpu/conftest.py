@@ -74,16 +74,16 @@ def fashion_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine_for(fashion_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Target -> the embedded model built for it, in its usual precision, with the embedded bundle."""
-    made: dict[str, Path] = {}
+def engine_for(fashion_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Target -> the embedded model built for it, in its usual precision or another, with its bundle."""
+    made: dict[tuple[str, str | None], Path] = {}
 
-    def make(target: str) -> Path:
-        if target not in made:
+    def make(target: str, precision: str | None = None) -> Path:
+        if (target, precision) not in made:
             out = tmp_path_factory.mktemp(target) / "engine"
             options = build.Options(
-                target=target, precision=TARGETS[target].precisions[0], allow_unguarded=True, steps=25,
-                guidance_scale=3.0, bundle=str(tiny.EMBEDDED / "default.negation"),
+                target=target, precision=precision or TARGETS[target].precisions[0], allow_unguarded=True,
+                steps=25, guidance_scale=3.0, bundle=str(tiny.EMBEDDED / "default.negation"),
             )  # fmt: skip
             built: list[build.Built] = []
             build.build(fashion_onnx, fashion_onnx, out, options, built.append)
@@ -91,14 +91,15 @@ def engine_for(fashion_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> 
                 {
                     "what": "build",
                     "target": target,
+                    "precision": b.component.precision,
                     "component": b.name,
                     "seconds": b.seconds,
                     "bytes": b.bytes,
                 }
                 for b in built
             )
-            made[target] = out
-        return made[target]
+            made[target, precision] = out
+        return made[target, precision]
 
     return make
 

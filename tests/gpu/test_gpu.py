@@ -6,7 +6,9 @@ CPU's guard stops.
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,31 +16,36 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
 from safegen import Pipeline
 from safegen.bench import bench
+from safegen.bench_hosts import PROGRAM
 from safegen.bundle import read_bundle
 from safegen.device import Device, to_host
 from safegen.engine import MODELS, Engine
 from safegen.errors import EngineError
 from safegen.guard import on
 from safegen.guard_settings import open_guard, parse_guard
+from safegen.machine import gpu
 from safegen.manifest import Component, File, read_manifest, write_manifest
 from safegen.noise import normal_batch
 from safegen.probe import need_of, probe, probe_compilers
 from safegen.seal import ZEROS, file_sha256
-from safegen.session import CUDA
+from safegen.session import CUDA, available_providers
+from safegen.session import TENSORRT as TENSORRT_PROVIDER
 from safegen.solver import Solver
 from safegen.trt_session import fits
 from safegen_engines import build, parity
+from safegen_engines.quantize import QUANTIZED, graph_of
 from safegen_engines.source import open_source
-from safegen_engines.target import TARGETS
+from safegen_engines.target import TARGETS, runs_fp8
 
 pytestmark = pytest.mark.gpu
 
 GUARDS = ["ratio", "theorem", "paper", "official:nudity", "spell", "sgf", "bank-mean", "renoise-only"]
 BUNDLE = MODELS / "fashion" / "default.negation"
-Built = Callable[[str], Path]
+Built = Callable[..., Path]
 
 
 def test_everything_that_is_installed_works(note: Callable[..., None]) -> None:
@@ -109,6 +116,49 @@ def test_pictures_and_verdicts_are_those_of_the_cpu(engine_for: Built, target: s
         assert (cpu.verdict.opened > 0) == (ours.verdict.opened > 0)
 
 
+@pytest.mark.parametrize("precision", ["bf16", *QUANTIZED])
+def test_other_precisions_draw_the_same(
+    engine_for: Built, fashion_onnx: Path, target: str, precision: str, note: Callable[..., None]
+) -> None:
+    here, has = gpu(), TARGETS[target]
+    if precision not in has.precisions or (precision == "fp8" and not runs_fp8(here.capability)):
+        pytest.skip(f"{target} has no {precision} here")
+    ready = graph_of(open_source(fashion_onnx), precision).is_file() or importlib.util.find_spec("modelopt")
+    if precision in QUANTIZED and not ready:
+        pytest.skip("no graph in 8 bits was carried here, and Model Optimizer is not installed")
+    folder = engine_for(target, precision)
+    note(what="bench", precision=precision, **asdict(bench(folder, None)))
+    sides = [
+        Pipeline.load(engine, BUNDLE)(["a coat", "a bag"], seed=[1, 2]) for engine in ("fashion", folder)
+    ]
+    for cpu, ours in zip(*sides, strict=True):
+        assert np.abs(np.asarray(cpu.image).astype(int) - np.asarray(ours.image)).mean() < 12
+
+
+@pytest.mark.skipif(TENSORRT_PROVIDER not in available_providers(), reason="no TensorRT provider here")
+def test_onnx_runtimes_tensorrt_provider_draws_the_same(engine_for: Built) -> None:
+    """Written without a GPU: its options and its stream are what this shows."""
+    sides = [
+        Pipeline.load(engine_for("cuda"), device=d)("a coat", seed=3, steps=6)[0]
+        for d in ("cuda", "tensorrt")
+    ]
+    a, b = (np.asarray(p.image).astype(int) for p in sides)
+    assert np.abs(a - b).mean() < 4
+
+
+def test_the_cpp_host_draws_the_same(engine_for: Built, target: str, tmp_path: Path) -> None:
+    """Where safegen-generate is on the path (docs/cpp.md), over an ONNX Runtime with the target's provider."""
+    program = shutil.which(PROGRAM)
+    if program is None:
+        pytest.skip("no safegen-generate on the path")
+    provider = {"cuda": "cuda", "rtx": "rtx"}.get(target, "tensorrt")
+    engine, out = engine_for(target), tmp_path / "coat.png"
+    command = [program, engine, "-p", "a coat", "--seed", "3", "--provider", provider, "-o", out]
+    subprocess.run(command, check=True)
+    theirs = np.asarray(Pipeline.load(engine)("a coat", seed=3)[0].image).astype(int)
+    assert np.abs(np.asarray(Image.open(out)).astype(int) - theirs).mean() < 4
+
+
 def test_a_seed_draws_the_same_picture_at_every_batch_size(engine_for: Built, target: str) -> None:
     pipeline = Pipeline.load(engine_for(target))
     together = pipeline("a coat", n=3, seed=5, steps=6, batch_size=3)
@@ -161,8 +211,6 @@ def test_memory_does_not_grow(engine_for: Built, target: str, note: Callable[...
 
 
 def test_an_image_to_start_from(engine_for: Built, target: str) -> None:
-    from PIL import Image
-
     pipeline = Pipeline.load(engine_for(target))
     assert pipeline("a coat", steps=6, init=Image.new("RGB", (32, 32), "gray"), strength=0.5)
 
