@@ -147,7 +147,7 @@ def test_onnx_runtimes_tensorrt_provider_draws_the_same(engine_for: Built) -> No
 
 
 def test_the_cpp_host_draws_the_same(engine_for: Built, target: str, tmp_path: Path) -> None:
-    """Where safegen-generate is on the path (docs/cpp.md), over an ONNX Runtime with the target's provider."""
+    """Where safegen-generate is on the path (docs/cpp.md), over an ONNX Runtime with that provider."""
     program = shutil.which(PROGRAM)
     if program is None:
         pytest.skip("no safegen-generate on the path")
