@@ -16,6 +16,7 @@ from cpp_host import ROOT, draw, run
 from PIL import Image
 
 from safegen import Pipeline
+from safegen.errors import SafegenError, UsageError
 from safegen.guard_settings import GUARDS, OFFICIAL_PRESETS
 
 pytestmark = pytest.mark.slow
@@ -76,17 +77,40 @@ def test_without_a_label_a_class_model_draws_of_no_class(sanitized: Path, tmp_pa
     assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
 
 
+def refused(call) -> tuple[int, str]:
+    """What Python says of a request, and the exit code that its CLI gives it."""
+    with pytest.raises(SafegenError) as caught:
+        call()
+    return 2 if isinstance(caught.value, UsageError) else 1, f"error: {caught.value}\n"
+
+
 def test_errors_are_those_of_python(sanitized: Path, tmp_path: Path) -> None:
-    """One line, the same exit codes."""
-    wrong = {
-        (tiny.EMBEDDED, "-p", "x", "--guard", "nothing"): 2,
-        (tiny.EMBEDDED, "-p", "x", "--steps", "many"): 2,
-        (tmp_path, "-p", "x"): 1,
-    }
-    for arguments, code in wrong.items():
-        said = subprocess.run([sanitized / "safegen-generate", *arguments], capture_output=True, text=True)
-        assert (said.returncode, said.stderr.count("\n")) == (code, 1)
-        assert said.stderr.startswith("error: ")
+    """Word for word, one line each, and the same exit codes."""
+    fashion, pixels = Pipeline.load("fashion"), Pipeline.load("pixels")
+    text, classes = tiny.EMBEDDED, tiny.EMBEDDED.parent / "pixels"
+    foreign, missing = classes / "default.negation", tmp_path / "no.negation"
+    cases = [
+        (lambda: Pipeline.load(tmp_path), (tmp_path, "-p", "x")),
+        (lambda: Pipeline.load("fashion", foreign),
+         (text, "-p", "x", "-b", foreign)),
+        (lambda: Pipeline.load("fashion", missing),
+         (text, "-p", "x", "-b", missing)),
+        (lambda: fashion(None), (text,)),
+        (lambda: fashion("x", guard="nothing"), (text, "-p", "x", "--guard", "nothing")),
+        (lambda: fashion("x", guard="ratio:a"), (text, "-p", "x", "--guard", "ratio:a")),
+        (lambda: fashion("x", guidance_scale=-1.5), (text, "-p", "x", "--guidance", "-1.5")),
+        (lambda: fashion("x", class_label=1), (text, "-p", "x", "-c", 1)),
+        (lambda: fashion("x", seed=2**64 - 1, n=2), (text, "-p", "x", "--seed", 2**64 - 1, "-n", 2)),
+        (lambda: pixels("x"), (classes, "-p", "x")),
+        (lambda: pixels(class_label=99), (classes, "-c", 99)),
+        (lambda: pixels(negative_prompt="x"), (classes, "--negative", "x")),
+        (lambda: fashion("x", steps=1), (text, "-p", "x", "--steps", 1)),
+    ]  # fmt: skip
+    for ours, arguments in cases:
+        said = subprocess.run(
+            [sanitized / "safegen-generate", *map(str, arguments)], capture_output=True, text=True
+        )
+        assert (said.returncode, said.stderr) == refused(ours)
 
 
 def test_bench_shows_both_hosts(sanitized: Path) -> None:

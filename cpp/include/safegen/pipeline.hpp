@@ -186,9 +186,10 @@ class Pipeline {
                                    std::to_string(spec.classes - 1) + ".");
     if (request.guidance_scale) {
       const double scale = *request.guidance_scale;
-      if (!std::isfinite(scale) || scale < 0.0) throw Error(Code::usage, "guidance_scale is 0 or more, 1 is none.");
+      const std::string found = "guidance_scale is " + (std::isfinite(scale) ? Json(scale).dump() : "not finite") + "; ";
+      if (!std::isfinite(scale) || scale < 0.0) throw Error(Code::usage, found + "it is 0 or more, 1 is none.");
       if (spec.guidance == "none" && scale != 1.0)
-        throw Error(Code::usage, "guidance_scale: this model takes none. Leave it out, or give 1.");
+        throw Error(Code::usage, found + "this model takes none. Leave it out, or give 1.");
     }
     if (!request.negative_prompt.empty() && (spec.guidance != "classifier-free" || spec.text.empty()))
       throw Error(Code::usage, "negative_prompt: this model is not guided by text, so it takes none.");
