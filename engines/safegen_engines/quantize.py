@@ -20,6 +20,7 @@ from safegen.device import CPU
 from safegen.engine import Engine
 from safegen.errors import EngineError
 from safegen.isolate import DiedError, Progress, in_own_process
+from safegen.machine import available_memory
 from safegen.manifest import Component, Defaults, Manifest, Parity, Tensor
 from safegen.pipeline import Pipeline
 from safegen.seal import replacing
@@ -56,11 +57,12 @@ def quantize(source: Source, precision: str, out: Path, progress: Progress) -> N
     """
     scratch = out.with_name(f".{out.stem}")
     scratch.mkdir(exist_ok=True)
-    recorded = scratch / "inputs.npz"
+    recorded, free = scratch / "inputs.npz", available_memory()
     try:
         if not recorded.is_file():
-            in_own_process(record, source, recorded, progress=progress)
-        in_own_process(write, source.graph(source.model), precision, recorded, out, progress=progress)
+            in_own_process(record, source, recorded, progress=progress, memory=free)
+        graph = source.graph(source.model)
+        in_own_process(write, graph, precision, recorded, out, progress=progress, memory=free)
     except DiedError as error:
         raise EngineError(f"{source.model}: quantizing to {precision}: {error}.") from None
     shutil.rmtree(scratch)
@@ -88,7 +90,7 @@ def record(source: Source, out: Path, progress: Progress) -> None:
     told = {"prompt": list(SUBJECTS)} if source.conditioning.text else told
     count = engine.manifest.defaults.steps
     Pipeline(engine, None)(
-        **told, n=1 if told else len(SUBJECTS), guard="off", seed=0,
+        **told, n=1 if told else len(SUBJECTS), guard="off", seed=0, batch_size=1,
         on_step=lambda step: progress("drawing what to quantize by", (step.index + 1) / count),
     )  # fmt: skip
     with replacing(out) as scratch, scratch.open("wb") as file:
