@@ -31,6 +31,8 @@ def generate(
     prompts: Annotated[Path | None, typer.Option("--prompts", exists=True, dir_okay=False, help="A file with one prompt a line.")] = None,
     class_label: Annotated[list[int] | None, typer.Option(help="Label to draw, for a model of classes (repeatable).")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance should lead away from.")] = "",
+    text_guard: Annotated[str | None, typer.Option(help="safree, or sld:weak, medium, strong or max; alone (--guard off) or beside the guard.")] = None,
+    concept: Annotated[list[str] | None, typer.Option(help="What --text-guard turns from, in words (repeatable); the bundle's name if left out.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed draws the same picture; random if left out.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Model evaluations.")] = None,
     solver: Annotated[str | None, typer.Option(help="ddim, ddpm, euler, euler-a, dpm++2m or lcm; flow-euler for flow models.")] = None,
@@ -68,7 +70,7 @@ def generate(
     with bar("steps") as progress:
         watch = _Watch(progress, preview, pipeline, batch_size, total)
         pictures = pipeline(
-            texts or None, class_label=class_label, negative_prompt=negative_prompt, n=count, seed=start, steps=steps, solver=plan,
+            texts or None, class_label=class_label, negative_prompt=negative_prompt, text_guard=text_guard, concepts=concept, n=count, seed=start, steps=steps, solver=plan,
             guidance_scale=guidance_scale, size=parse_size(size), guard=guard,
             init=_open(init), strength=strength, mask=_open(mask), batch_size=batch_size, on_step=watch,
         )  # fmt: skip

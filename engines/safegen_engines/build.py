@@ -35,6 +35,7 @@ from safegen.manifest import (
 from safegen.schedule import read_schedule
 from safegen.seal import file_sha256
 from safegen.solver import CONSISTENCY
+from safegen.text_guard import text_guards_of
 from safegen.trt_session import import_module
 from safegen_engines import component, fingerprint, quantize, schedule_table, step_graph
 from safegen_engines.source import TEXT_ENCODERS, VAE, Source, open_source
@@ -210,6 +211,7 @@ def build(
         scheduler=source.scheduler,
         defaults=defaults,
         guards=guards,
+        text_guards=text_guards_of(source.conditioning),
         steps=steps,
         schedule=table,
         bundle=BUNDLE if options.bundle else None,

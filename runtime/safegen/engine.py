@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,8 @@ class Engine:
         return read_schedule(self.manifest.scheduler, pixels=pixels)
 
     @cached_property
-    def _tokenizers(self) -> dict[str, Tokenizer]:
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """The tokenizer of each text encoder."""
         return {
             name: tokenizer.open_tokenizer(self.folder / window.file, window.max_length, window.pad_token)
             for name, window in self.manifest.tokenizers.items()
@@ -166,7 +167,7 @@ class Engine:
         windows = self.manifest.tokenizers
         filled = (
             tokenizer.count_chunks(tokens, prompt)
-            for name, tokens in self._tokenizers.items()
+            for name, tokens in self.tokenizers.items()
             for prompt in prompts
             if windows[name].chunked
         )
@@ -174,8 +175,12 @@ class Engine:
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> dict[str, Array]:
         """Text states of prompts by model input, each prompt in so many windows laid end to end."""
+        return self.join_text(self.text_states(prompts, chunks))
+
+    def text_states(self, prompts: Sequence[str], chunks: int = 1) -> dict[str, Array]:
+        """``encoder.output`` -> states (B, chunks L, E), or (B, E) where the encoder pooled them."""
         outputs = {}
-        for name, tokens in self._tokenizers.items():
+        for name, tokens in self.tokenizers.items():
             windows = chunks if self.manifest.tokenizers[name].chunked else 1
             ids = tokenizer.encode(tokens, prompts, windows)
             found = self.run(name, input_ids=ids.reshape(-1, ids.shape[-1]))
@@ -185,6 +190,10 @@ class Engine:
                 # pooled states are those of the first window
                 whole = xp.reshape(parts, (count, -1, states.shape[-1]))
                 outputs[f"{name}.{key}"] = whole if states.ndim == 3 else parts[:, 0, :]
+        return outputs
+
+    def join_text(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """States by encoder to the inputs of the model."""
         rows = self.manifest.conditioning.text
         return {given: conditioning.join(named, outputs) for given, named in rows.items()}
 

@@ -11,7 +11,7 @@ import msgspec
 from safegen.errors import EngineError
 from safegen.seal import ZEROS, file_sha256, replacing, seal, sealed_digest
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OPSET = 20
 """Of the graphs that safegen writes. TensorRT for RTX fails on autoencoders at 23."""
 FILE_NAME = "engine.json"
@@ -169,6 +169,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     defaults: Defaults
     guards: list[str]
     """Which guards may draw; ``off`` is among them only after --allow-unguarded."""
+    text_guards: dict[str, int] = {}
+    """Which guards on the text side the model takes -> model evaluations a step that each adds."""
     steps: dict[str, StepGraph]
     """By guard."""
     schedule: str

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from safegen.bundle import Bundle, read_bundle
-from safegen.conditioning import Subject
+from safegen.conditioning import Conditioning, Subject
 from safegen.device import open_device
 from safegen.engine import MODELS, Engine, is_finite
 from safegen.errors import BundleError, GuardError, UsageError
 from safegen.guard import Bank, on
 from safegen.guard_settings import OpenGuard, Settings, open_guard, parse_guard
 from safegen.guidance import guided
-from safegen.image import flatten
-from safegen.init_image import Init, keep_outside, noised_to, partway
-from safegen.loop import Step, denoise, first_latents
+from safegen.init_image import keep_outside, noised_to
+from safegen.job import Job, start_from
+from safegen.loop import Model, Step, denoise, first_latents
 from safegen.noise import MAX_SEED, normal_batch
 from safegen.picture import Picture, judge, watch
-from safegen.solver import Solver, Table
+from safegen.safree import filtered_conditioning
+from safegen.solver import Solver
+from safegen.text_guard import Safree, Sld, TextGuard, check_text_guard, parse_text_guard, sld, switched
 
 EMBEDDED = MODELS / "fashion"
 
@@ -99,6 +99,8 @@ class Pipeline:
         *,
         class_label: int | Sequence[int] | None = None,
         negative_prompt: str = "",
+        text_guard: str | TextGuard | None = None,
+        concepts: Sequence[str] | None = None,
         n: int = 1,
         seed: int | Sequence[int] = 0,
         steps: int | None = None,
@@ -118,6 +120,8 @@ class Pipeline:
             prompt: one prompt, or several; None for a model without text.
             class_label: one label, or several, for a model of classes; None draws of no class.
             negative_prompt: takes the place of the empty prompt in guidance.
+            text_guard: ``safree``, ``sld:medium`` and so on, or settings; alone or beside any guard.
+            concepts: what a text guard named by a string turns from; None is the bundle's name.
             n: pictures a prompt or label; picture i of it has seed + i.
             seed: 0 to 2^64 - 1, or one for each prompt. The same seed gives the same picture at
                 every batch size.
@@ -146,11 +150,12 @@ class Pipeline:
             raise UsageError("n and batch_size are at least 1, and seed is one number or one a prompt.")
         if not all(0 <= first <= MAX_SEED - n + 1 for first in seeds):
             raise UsageError("seed goes from 0 to 2^64 - 1.")
-        job = self._job(negative_prompt, steps, solver, guidance_scale, size, guard)
+        worded = self._text_guard(text_guard, concepts)
+        job = self._job(negative_prompt, steps, solver, guidance_scale, size, guard, worded)
         if init is None and (mask is not None or strength is not None):
             raise UsageError("mask and strength say what to redraw of an image; give the image, too.")
         if init is not None:
-            job = _start_from(job, init, 0.8 if strength is None else strength, mask)
+            job = start_from(job, init, 0.8 if strength is None else strength, mask)
         todo = [(s, first + i) for s, first in zip(subjects, seeds, strict=True) for i in range(n)]
         opened = open_guard(job.guard, self.bundle, self.bank, job.table)
         pictures: list[Picture] = []
@@ -161,11 +166,12 @@ class Pipeline:
                     pictures += self._draw(job, opened, alike[start : start + batch_size], chunks, on_step)
         return pictures
 
-    def _count_chunks(self, job: _Job, subject: Subject) -> int:
+    def _count_chunks(self, job: Job, subject: Subject) -> int:
         """Windows of text for one picture: a batch shares them, and may not change what it draws."""
         if not isinstance(subject, str):
             return 1
-        return self.engine.count_chunks(subject, job.negative_prompt)
+        concepts = [job.text_guard.text] if isinstance(job.text_guard, Sld) else []
+        return self.engine.count_chunks(subject, job.negative_prompt, *concepts)
 
     def _subjects(
         self, prompt: str | Sequence[str] | None, class_label: int | Sequence[int] | None
@@ -198,7 +204,8 @@ class Pipeline:
         guidance_scale: float | None,
         size: tuple[int, int] | None,
         guard: str | Settings | None,
-    ) -> _Job:
+        text_guard: TextGuard | None,
+    ) -> Job:
         defaults = self.engine.manifest.defaults
         named = Solver(solver or defaults.solver) if solver is None or isinstance(solver, str) else solver
         settings = self._guard_settings(guard)
@@ -210,9 +217,22 @@ class Pipeline:
             raise UsageError(f"guidance_scale is {scale}; this model takes none. Leave it out, or give 1.")
         if negative_prompt and (how != "classifier-free" or not self.engine.manifest.conditioning.text):
             raise UsageError("negative_prompt: this model is not guided by text, so it takes none.")
+        if text_guard is not None:
+            check_text_guard(text_guard, self.engine.manifest.text_guards, scale)
         width, height = self._check_size(size or (defaults.width, defaults.height), settings)
         table = self.engine.plan(named, steps or defaults.steps, (width, height))
-        return _Job(table, steps or defaults.steps, settings, named, scale, width, height, negative_prompt)
+        asked = steps or defaults.steps
+        return Job(table, asked, settings, named, scale, width, height, negative_prompt, text_guard)
+
+    def _text_guard(
+        self, text_guard: str | TextGuard | None, concepts: Sequence[str] | None
+    ) -> TextGuard | None:
+        if concepts and not isinstance(text_guard, str):
+            raise UsageError("concepts are what a text guard turns from; name one, safree or sld.")
+        if not isinstance(text_guard, str):
+            return text_guard
+        named = [self.bundle.info.name] if self.bundle else []
+        return parse_text_guard(text_guard, concepts or named)
 
     def _guard_settings(self, guard: str | Settings | None) -> Settings:
         if guard is not None:
@@ -246,7 +266,7 @@ class Pipeline:
         return size
 
     def _draw(
-        self, job: _Job, guard: OpenGuard, todo: list[tuple[Subject, int]], chunks: int,
+        self, job: Job, guard: OpenGuard, todo: list[tuple[Subject, int]], chunks: int,
         on_step: Callable[[Step], None] | None,
     ) -> list[Picture]:  # fmt: skip
         seeds = [seed for _, seed in todo]
@@ -258,7 +278,7 @@ class Pipeline:
         how = self.engine.manifest.conditioning.guidance
         if asks and job.guidance_scale > 1.0 and how == "classifier-free":
             uncond = self.engine.uncondition(job.negative_prompt, len(todo), *asked)
-        model = guided(self.engine.predict, cond, uncond, job.guidance_scale)
+        model = self._model(job, [subject for subject, _ in todo], cond, uncond, chunks)
         xp = self.engine.device.xp
         x, keep = first_latents(job.table, seeds, shape, xp), None
         if job.init is not None:
@@ -280,62 +300,24 @@ class Pipeline:
             return self._draw(job, guard, todo, chunks, on_step)
         watches = watch(seen_by_step, len(todo))
         images = [Image.fromarray(pixels) for pixels in self.engine.decode(x)]
+        digests = self.engine.manifest.digest, self.bundle.digest if self.bundle else None
         return [
-            Picture(image, judge(job.guard.mode, len(job.table), seen), self._record(job, subject, seed))
+            Picture(image, judge(job.guard.mode, len(job.table), seen), job.record(subject, seed, *digests))
             for image, seen, (subject, seed) in zip(images, watches, todo, strict=True)
         ]
 
-    def _record(self, job: _Job, subject: Subject, seed: int) -> dict[str, Any]:
-        text = {"prompt": subject, "negative_prompt": job.negative_prompt}
-        return {
-            **(text if isinstance(subject, str) else {"class_label": subject}),
-            "seed": seed,
-            "steps": job.steps,
-            "solver": asdict(job.solver),
-            "guidance_scale": job.guidance_scale,
-            **(_init_record(job.init) if job.init else {}),
-            "size": [job.width, job.height],
-            "guard": _builtins(job.guard),
-            "guarded": job.guard.mode != "off",
-            "engine": self.engine.manifest.digest,
-            "bundle": self.bundle.digest if self.bundle and job.guard.mode != "off" else None,
-        }
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What all pictures of one call share."""
-
-    table: Table
-    steps: int
-    """As asked for; the table has fewer where the picture starts from an image."""
-    guard: Settings
-    solver: Solver
-    guidance_scale: float
-    width: int
-    height: int
-    negative_prompt: str
-    init: Init | None = None
-
-
-def _start_from(job: _Job, image: Image.Image, strength: float, mask: Image.Image | None) -> _Job:
-    """The same job on the last part of its table, from an image."""
-    if job.solver.name == "lcm":
-        raise UsageError("the solver lcm starts from noise alone; use another with an image.")
-    size = (job.width, job.height)
-    pixels = np.asarray(flatten(image).resize(size, Image.Resampling.LANCZOS))
-    white = None
-    if mask is not None:
-        white = np.asarray(mask.convert("L").resize(size, Image.Resampling.NEAREST)) >= 128
-    return replace(job, table=partway(job.table, strength), init=Init(pixels, strength, white))
-
-
-def _init_record(init: Init) -> dict[str, Any]:
-    """Digests over the pixels as used, so that a picture can be drawn again from the right image."""
-    mask = None if init.mask is None else sha256(init.mask.tobytes()).hexdigest()
-    pixels = sha256(init.pixels.tobytes()).hexdigest()
-    return {"init": {"pixels_sha256": pixels, "mask_sha256": mask, "strength": init.strength}}
-
-
-def _builtins(settings: Settings) -> dict[str, Any]:
-    return {"mode": settings.mode, **{f: getattr(settings, f) for f in settings.__struct_fields__}}
+    def _model(
+        self, job: Job, subjects: list[Subject], cond: Conditioning, uncond: Conditioning | None, chunks: int
+    ) -> Model:
+        """What is sampled, guidance and text guard included."""
+        predict, scale = self.engine.predict, job.guidance_scale
+        if isinstance(job.text_guard, Sld) and uncond is not None:
+            asked = ((job.width, job.height), scale, chunks)
+            unsafe = self.engine.uncondition(job.text_guard.text, len(subjects), *asked)
+            return sld(predict, cond, uncond, unsafe, scale, job.text_guard, job.table.rows)
+        if isinstance(job.text_guard, Safree):
+            prompts = [str(subject) for subject in subjects]
+            text, last = filtered_conditioning(self.engine, prompts, job.text_guard, chunks)
+            last_steps = self.engine.device.xp.asarray(last)
+            return switched(predict, {**cond, **text}, cond, last_steps, uncond, scale)
+        return guided(predict, cond, uncond, scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,25 @@ def encode(tokenizer: Tokenizer, prompts: Sequence[str], chunks: int = 1) -> NDA
         ids = [encoding.ids, *(more.ids for more in encoding.overflowing)][:chunks]
         rows.append(ids + [empty] * (chunks - len(ids)))
     return np.array(rows, np.int64)
+
+
+class Span(NamedTuple):
+    """Where the words of one window are."""
+
+    words: list[int]
+    """Positions of tokens that are neither start, end nor padding."""
+    end: int
+    """Position of the end token, whose state speaks for the window."""
+
+
+def spans(tokenizer: Tokenizer, prompt: str) -> list[Span]:
+    """One span for each window that a prompt fills."""
+    first = tokenizer.encode(prompt)
+    found = []
+    for window in (first, *first.overflowing):
+        end = sum(window.attention_mask) - 1
+        found.append(Span([at for at in range(end) if not window.special_tokens_mask[at]], end))
+    return found
 
 
 def count_chunks(tokenizer: Tokenizer, prompt: str) -> int:

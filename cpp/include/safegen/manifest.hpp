@@ -71,7 +71,7 @@ struct Manifest {
 
 namespace detail {
 
-inline constexpr int manifest_schema = 4;
+inline constexpr int manifest_schema = 5;
 
 inline std::optional<Compiled> read_compiled(const Json& graph) {
   const auto found = graph.find("compiled");
@@ -147,7 +147,7 @@ inline Manifest parse_manifest(std::string_view text) {
                                 std::to_string(detail::manifest_schema));
   only_keys(json, {"schema_version", "digest", "name", "target", "precision", "fingerprint", "parts", "built_with",
                    "created", "components", "model", "conditioning", "latent_space", "tokenizers", "scheduler",
-                   "defaults", "guards", "steps", "schedule", "bundle", "files"});
+                   "defaults", "guards", "text_guards", "steps", "schedule", "bundle", "files"});
   Manifest found;
   found.digest = json.at("digest");
   found.name = json.at("name");
