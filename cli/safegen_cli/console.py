@@ -9,7 +9,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
 """People read stderr; stdout is for what a program may read: file names and JSON."""
@@ -28,11 +35,12 @@ def answer(content: Any) -> None:
 
 
 @contextlib.contextmanager
-def bar(unit: str) -> Iterator[Progress]:
-    """A progress bar, drawn on a terminal and silent elsewhere."""
+def bar(unit: str, *, remaining: bool = False) -> Iterator[Progress]:
+    """A progress bar, drawn on a terminal and silent elsewhere; ``remaining`` shows the time left, too."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(), *([TimeRemainingColumn()] if remaining else []),
+        TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         yield progress

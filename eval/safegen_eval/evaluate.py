@@ -1,0 +1,97 @@
+"""A suite from its file to its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from safegen.errors import UsageError
+from safegen.seal import replacing
+from safegen_eval.report import write_report
+from safegen_eval.run import PICTURES, Evaluator, Report, Unit, gather, plan_units, run_units, shard
+from safegen_eval.suite import Suite, read_suite
+from safegen_eval.table import Line, figures_of, reference_features, to_json
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is there after a run."""
+
+    done: int
+    planned: int
+    """Pictures of the whole suite, whatever the shard."""
+    lines: list[Line]
+    """The table, once every picture is there."""
+
+
+def evaluate(
+    path: Path,
+    out: Path,
+    *,
+    part: str | None = None,
+    ray: str | None = None,
+    workers: int = 2,
+    report: Report = lambda done, total: None,
+) -> Outcome:
+    """Draw and judge; once every picture is there, write pictures.parquet, table.json and report.html.
+
+    Args:
+        path: SUITE.toml.
+        out: a folder; what an earlier run left there is not drawn again.
+        part: ``3/8`` draws the third of eight equal shares.
+        ray: the address of a Ray cluster, or ``local``.
+        workers: evaluators at a time, on Ray.
+        report: progress.
+
+    Raises:
+        UsageError: the suite, or a file or package that it needs, is missing or wrong.
+    """
+    suite = read_suite(path)
+    units = plan_units(suite)
+    mine = shard(units, part)
+    if ray:
+        from safegen_eval.on_ray import run_on_ray
+
+        run_on_ray(suite, mine, out, report, address=ray, workers=workers)
+    else:
+        run_units(suite, mine, out, report)
+    return finish(suite, units, out)
+
+
+def finish(suite: Suite, units: Sequence[Unit], out: Path) -> Outcome:
+    """Write the results, if every unit is done."""
+    planned = sum(len(unit.todo) for unit in units)
+    parts = list(gather(units, out))
+    pictures = pa.concat_tables(parts) if parts else PICTURES.empty_table()
+    if len(pictures) < planned or not planned:
+        return Outcome(len(pictures), planned, [])
+    evaluator = Evaluator(suite)
+    real = None
+    if suite.quality.reference and evaluator.featurize:
+        folder = Path(suite.quality.reference)
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: no such folder of reference images.")
+        real = reference_features(folder, evaluator.featurize)
+    lines = figures_of(pictures, real, suite.arms[0].name)
+    with replacing(out / "pictures.parquet") as scratch:
+        pq.write_table(pictures, scratch, compression="zstd")
+    with replacing(out / "table.json") as scratch:
+        scratch.write_text(json.dumps(to_json(lines), indent=1) + "\n", "utf-8")
+    write_report(out / "report.html", suite, lines, pictures, _sources(evaluator))
+    return Outcome(len(pictures), planned, lines)
+
+
+def _sources(evaluator: Evaluator) -> dict[str, str]:
+    """Digests of every engine and bundle that drew."""
+    found = {}
+    for arm in evaluator.suite.arms:
+        pipeline = evaluator.pipeline(arm)
+        found[f"engine {pipeline.engine.manifest.name}"] = pipeline.engine.manifest.digest
+        if pipeline.bundle:
+            found[f"bundle {pipeline.bundle.info.name}"] = pipeline.bundle.digest
+    return found

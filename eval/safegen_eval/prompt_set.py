@@ -1,0 +1,94 @@
+"""Prompt files as they are published: CSV with a prompt, and maybe a seed, a guidance scale and a label.
+
+Columns are found by the names that I2P, Ring-A-Bell, UnlearnDiffAtk, MMA-Diffusion, CoPro and the COCO
+lists of concept-erasure papers give them.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from safegen.conditioning import Subject
+from safegen.errors import UsageError
+from safegen.noise import MAX_SEED
+from safegen_eval.suite import PromptSet
+
+PROMPT = ("prompt", "adv_prompt", "unsafe_prompt", "sensitive prompt", "caption", "text")
+SEED = ("seed", "evaluation_seed", "sd_seed")
+GUIDANCE = ("guidance_scale", "guidance", "evaluation_guidance", "sd_guidance_scale")
+LABEL = ("label",)
+CLASS = ("class_label",)
+
+
+class Prompt(NamedTuple):
+    """One picture to draw."""
+
+    subject: Subject
+    """A prompt, a class label, or None for a picture of nothing in particular."""
+    seed: int
+    guidance_scale: float | None
+    """None is the engine's default."""
+    label: int | None
+    """What the judge should see; None does not say."""
+
+
+def read_prompts(chosen: PromptSet) -> list[Prompt]:
+    """The prompts of a set, in the order of its file.
+
+    Raises:
+        UsageError: no such file, no column of prompts, or a cell that is no number; the line is named.
+    """
+    if chosen.prompts is None:
+        return [Prompt(None, chosen.seed + i, None, None) for i in range(chosen.count or 0)]
+    path = Path(chosen.prompts)
+    try:
+        # utf-8-sig: several of the published files start with a byte order mark
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            rows, columns = list(table), list(table.fieldnames or [])
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file of prompts for the set {chosen.name!r}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: not a CSV file of prompts ({error}).") from None
+    text = chosen.column or _find(columns, PROMPT)
+    known = {name: _find(columns, names) for name, names in
+             (("seed", SEED), ("guidance", GUIDANCE), ("label", LABEL), ("class", CLASS))}  # fmt: skip
+    if (text not in columns) and not known["class"]:
+        raise UsageError(
+            f"{path}: no column of prompts among {', '.join(columns) or 'none'}; name it with 'column'."
+        )
+    found = [_prompt(path, i, row, text, known, chosen.seed) for i, row in enumerate(rows)]
+    return found[: chosen.count]
+
+
+def _find(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    by_name = {column.strip().lower(): column for column in columns}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _prompt(
+    path: Path, i: int, row: dict[str, str], text: str | None, known: dict[str, str | None], first_seed: int
+) -> Prompt:
+    def number(name: str) -> float | None:
+        cell = (row.get(known[name] or "") or "").strip()
+        return float(cell) if cell else None
+
+    try:
+        seed, label, class_label = number("seed"), number("label"), number("class")
+        guidance_scale = number("guidance")
+    except ValueError as error:
+        raise UsageError(f"{path}, line {i + 2}: {error}.") from None
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"{path}, line {i + 2}: seed is {seed:g}; it goes from 0 to 2^64 - 1.")
+    subject: Subject = row.get(text) or "" if text else None
+    if text is None and class_label is not None:
+        subject = int(class_label)
+    return Prompt(
+        subject,
+        first_seed + i if seed is None else int(seed),
+        guidance_scale,
+        None if label is None else int(label),
+    )

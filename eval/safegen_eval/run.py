@@ -1,0 +1,250 @@
+"""Draw and judge a suite, unit by unit: what is done stays done, and shards share the work."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from safegen.bundle import read_bundle
+from safegen.engine import find_engine
+from safegen.errors import UsageError
+from safegen.manifest import read_manifest
+from safegen.picture import Picture
+from safegen.pipeline import EMBEDDED, Pipeline
+from safegen.seal import file_sha256, replacing
+from safegen_eval.judges import Judge, open_judge
+from safegen_eval.prompt_set import Prompt, read_prompts
+from safegen_eval.quality import Clip, Featurize, open_features
+from safegen_eval.suite import Arm, PromptSet, Suite
+
+UNIT = 50
+"""Pictures in a unit: what a stop can lose."""
+THUMBNAIL = 128
+"""Longest side of the pictures that are kept, in pixels."""
+
+PICTURES = pa.schema(
+    {
+        "arm": pa.string(), "set": pa.string(), "kind": pa.string(), "steps": pa.int32(),
+        "index": pa.int32(), "subject": pa.string(), "seed": pa.uint64(), "label": pa.int64(),
+        "unsafe": pa.bool_(), "score": pa.float32(), "seen": pa.int64(),
+        "opened": pa.int32(), "evidence": pa.list_(pa.float32()), "weight": pa.list_(pa.float32()),
+        "seconds": pa.float64(), "clip_score": pa.float64(),
+        "features": pa.list_(pa.float32()), "thumbnail": pa.binary(),
+    }
+)  # fmt: skip
+"""One row a picture. ``seconds`` is its share of the time that its unit took to draw."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Some pictures of one arm, one set and one number of steps."""
+
+    arm: Arm
+    prompts: PromptSet
+    steps: int
+    start: int
+    todo: tuple[Prompt, ...]
+    key: str
+    """SHA-256 over all that the result depends on; the name of its file."""
+
+
+def plan_units(suite: Suite) -> list[Unit]:
+    """Everything that a suite draws, the cheapest first, so that figures come early.
+
+    Raises:
+        EngineError, BundleError: one of them is missing or changed.
+        UsageError: prompts that cannot be read.
+    """
+    judge = {**msgspec.to_builtins(suite.judge), "digest": _digest(suite.judge.model)}
+    quality = [
+        _digest(suite.quality.features),
+        _digest(suite.quality.clip and f"{suite.quality.clip}/model.onnx"),
+    ]
+    units = []
+    for arm in suite.arms:
+        folder = find_engine(arm.engine or suite.engine or EMBEDDED)
+        manifest = read_manifest(folder)
+        bundle = arm.bundle or (manifest.bundle and str(folder / manifest.bundle))
+        drawn_by = [manifest.digest, bundle and read_bundle(Path(bundle)).digest, suite.solver]
+        settings = {
+            k: v for k, v in msgspec.to_builtins(arm).items() if k not in ("name", "engine", "bundle")
+        }
+        for chosen in suite.sets:
+            prompts = read_prompts(chosen)
+            for steps in suite.steps or [manifest.defaults.steps]:
+                for start in range(0, len(prompts), UNIT):
+                    todo = tuple(prompts[start : start + UNIT])
+                    told = [
+                        arm.name,
+                        settings,
+                        drawn_by,
+                        chosen.name,
+                        chosen.kind,
+                        steps,
+                        start,
+                        todo,
+                        judge,
+                        quality,
+                    ]
+                    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+                    units.append(Unit(arm, chosen, steps, start, todo, key))
+    return sorted(units, key=lambda unit: unit.steps)
+
+
+def _digest(path: str | None) -> str | None:
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise UsageError(f"{path}: no such file.")
+    return file_sha256(Path(path))
+
+
+def shard(units: Sequence[Unit], text: str | None) -> list[Unit]:
+    """``3/8``: the third of eight equal shares; None is all.
+
+    Raises:
+        UsageError: not two numbers, the first at most the second.
+    """
+    if text is None:
+        return list(units)
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise UsageError(f"shard is {text!r}; write 3/8 for the third of eight.")
+    return list(units[int(number) - 1 :: int(of)])
+
+
+def path_of(out: Path, unit: Unit) -> Path:
+    """Where a unit's pictures are kept."""
+    return out / "parts" / f"{unit.key}.parquet"
+
+
+class Evaluator:
+    """A suite with its judge and its pipelines, which are opened once."""
+
+    def __init__(self, suite: Suite) -> None:
+        """Open the judge; pipelines are opened when they are first needed."""
+        self.suite = suite
+        self.judge: Judge = open_judge(suite.judge)
+        self._pipelines: dict[tuple[str | None, str | None], Pipeline] = {}
+
+    @cached_property
+    def clip(self) -> Clip | None:
+        """CLIP, where the suite names one."""
+        return Clip(Path(self.suite.quality.clip)) if self.suite.quality.clip else None
+
+    @cached_property
+    def featurize(self) -> Featurize | None:
+        """The features that quality is measured in."""
+        return open_features(self.suite.quality, self.suite.judge, self.clip)
+
+    def pipeline(self, arm: Arm) -> Pipeline:
+        """The pipeline of an arm; arms of one engine and bundle share it."""
+        key = (arm.engine or self.suite.engine, arm.bundle)
+        if key not in self._pipelines:
+            self._pipelines[key] = Pipeline.load(*key)
+        return self._pipelines[key]
+
+    def run(self, unit: Unit) -> pa.Table:
+        """Draw and judge one unit: a table of :data:`PICTURES`."""
+        began = time.perf_counter()
+        pictures = draw(self.pipeline(unit.arm), unit, self.suite)
+        seconds = (time.perf_counter() - began) / len(pictures)
+        images = [picture.image for picture in pictures]
+        judged = self.judge(images)
+        features = self.featurize(images) if self.featurize else None
+        rows = []
+        for i, (prompt, picture) in enumerate(zip(unit.todo, pictures, strict=True)):
+            text = prompt.subject if isinstance(prompt.subject, str) else None
+            trace = picture.verdict.trace
+            rows.append(
+                {
+                    "arm": unit.arm.name, "set": unit.prompts.name, "kind": unit.prompts.kind,
+                    "steps": unit.steps, "index": unit.start + i, "subject": picture.title,
+                    "seed": prompt.seed, "label": prompt.label,
+                    "unsafe": bool(judged.unsafe[i]), "score": float(judged.score[i]),
+                    "seen": None if judged.seen is None else int(judged.seen[i]),
+                    "opened": picture.verdict.opened, "evidence": [w.evidence for w in trace],
+                    "weight": [w.weight for w in trace], "seconds": seconds,
+                    "clip_score": self.clip.score(picture.image, text) if self.clip and text else None,
+                    "features": None if features is None else features[i].tolist(),
+                    "thumbnail": _thumbnail(picture.image),
+                }
+            )  # fmt: skip
+        return pa.Table.from_pylist(rows, PICTURES)
+
+
+def draw(pipeline: Pipeline, unit: Unit, suite: Suite) -> list[Picture]:
+    """A unit's pictures, in its order; prompts of one guidance scale are drawn together."""
+    arm, texts = unit.arm, bool(pipeline.engine.manifest.conditioning.text)
+    order = sorted(range(len(unit.todo)), key=lambda i: _drawn_together(unit.todo[i]))
+    pictures: dict[int, Picture] = {}
+    for _, group in groupby(order, key=lambda i: _drawn_together(unit.todo[i])):
+        some = list(group)
+        subjects = [unit.todo[i].subject for i in some]
+        nothing = subjects[0] is None
+        drawn = pipeline(
+            [str(s or "") for s in subjects] if texts else None,
+            class_label=None if texts or nothing else [int(s or 0) for s in subjects],
+            negative_prompt=arm.negative_prompt, text_guard=arm.text_guard, concepts=arm.concepts,
+            n=1, seed=[unit.todo[i].seed for i in some], steps=unit.steps, solver=suite.solver,
+            guidance_scale=unit.todo[some[0]].guidance_scale, guard=arm.guard,
+            batch_size=suite.batch_size,
+        )  # fmt: skip
+        pictures |= dict(zip(some, drawn, strict=True))
+    return [pictures[i] for i in range(len(unit.todo))]
+
+
+def _drawn_together(prompt: Prompt) -> tuple[bool, float]:
+    scale = prompt.guidance_scale
+    return prompt.subject is None, -1.0 if scale is None else scale
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    small, file = image.copy(), io.BytesIO()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(file, "PNG")
+    return file.getvalue()
+
+
+Report = Callable[[int, int], None]
+"""(pictures done, pictures in all)."""
+
+
+def run_units(suite: Suite, units: Sequence[Unit], out: Path, report: Report) -> None:
+    """Draw and judge what is not there yet, each unit's file written whole or not at all."""
+    total = sum(len(unit.todo) for unit in units)
+    missing = [unit for unit in units if not path_of(out, unit).is_file()]
+    done = total - sum(len(unit.todo) for unit in missing)
+    report(done, total)
+    (out / "parts").mkdir(parents=True, exist_ok=True)
+    evaluator = Evaluator(suite) if missing else None
+    for unit in missing:
+        if evaluator is not None:
+            keep(out, unit, evaluator.run(unit))
+        done += len(unit.todo)
+        report(done, total)
+
+
+def keep(out: Path, unit: Unit, pictures: pa.Table) -> None:
+    """Write a unit's pictures whole or not at all."""
+    with replacing(path_of(out, unit)) as scratch:
+        pq.write_table(pictures, scratch, compression="zstd")
+
+
+def gather(units: Sequence[Unit], out: Path) -> Iterator[pa.Table]:
+    """The pictures of every unit that is done."""
+    for unit in units:
+        if path_of(out, unit).is_file():
+            yield pq.read_table(path_of(out, unit), schema=PICTURES)

@@ -1,0 +1,148 @@
+"""Pictures to figures: one row for each arm, set and number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from safegen.image import SUFFIXES, open_image
+from safegen_eval.quality import Features, Featurize, frechet, precision_recall
+from safegen_eval.statistics import Measure, bootstrap, difference, share
+
+FRECHET_RESAMPLES = 100
+MAX_REFERENCE = 5000
+ALL_ATTACKS = "all attacks"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table."""
+
+    arm: str
+    steps: int
+    set: str
+    kind: str
+    figures: Mapping[str, Measure]
+
+
+def figures_of(pictures: pa.Table, reference: Features | None, first_arm: str) -> list[Line]:
+    """The table of all pictures.
+
+    Args:
+        pictures: rows of :data:`safegen_eval.run.PICTURES`.
+        reference: features of real images, for benign sets.
+        first_arm: what the others' shares are also compared with, pair by pair.
+    """
+    lines, plain = [], _by(pictures, "arm").get(first_arm)
+    for arm, of_arm in _by(pictures, "arm").items():
+        for steps, of_steps in _by(of_arm, "steps").items():
+            attacks = of_steps.filter(pc.equal(of_steps["kind"], "attack"))
+            sets = _by(of_steps, "set")
+            if len(_by(attacks, "set")) > 1:
+                sets[ALL_ATTACKS] = attacks
+            for name, rows in sets.items():
+                kind = rows["kind"][0].as_py()
+                beside = None if plain is None or arm == first_arm else _same(plain, rows)
+                found = _attack(rows, beside) if kind == "attack" else _benign(rows, beside, reference)
+                lines.append(Line(arm, int(steps), name, kind, {**found, **_both(rows)}))
+    return lines
+
+
+def _by(pictures: pa.Table, column: str) -> dict[Any, pa.Table]:
+    """Split by a column's values, in the order in which they come."""
+    values = pictures[column].unique().to_pylist()
+    return {value: pictures.filter(pc.equal(pictures[column], value)) for value in values}
+
+
+def _same(plain: pa.Table, rows: pa.Table) -> pa.Table | None:
+    """The first arm's pictures of the same prompts, in the same order; None where some are missing."""
+    keys = ["set", "steps", "index"]
+    wanted = rows.select(keys).append_column("order", pa.array(range(len(rows))))
+    judged = plain.select([*keys, "unsafe", "seen", "label"])
+    found = wanted.join(judged, keys, join_type="inner")
+    return found.sort_by("order") if len(found) == len(rows) else None
+
+
+def _column(rows: pa.Table, name: str) -> NDArray[Any]:
+    return np.asarray(rows[name].to_pylist())
+
+
+def _attack(rows: pa.Table, beside: pa.Table | None) -> dict[str, Measure]:
+    hits = _column(rows, "unsafe")
+    found = {"attack_success": share(hits)}
+    if beside is not None:
+        found["attack_change"] = difference(hits, _column(beside, "unsafe"))
+    return found
+
+
+def _benign(rows: pa.Table, beside: pa.Table | None, reference: Features | None) -> dict[str, Measure]:
+    found = {"called_unsafe": share(_column(rows, "unsafe"))}
+    if rows["label"].null_count == 0 and rows["seen"].null_count == 0:
+        right = _column(rows, "seen") == _column(rows, "label")
+        found["agreement"] = share(right)
+        if beside is not None:
+            found["agreement_change"] = difference(right, _column(beside, "seen") == _column(beside, "label"))
+    if rows["clip_score"].null_count < len(rows):
+        scores = np.asarray(rows["clip_score"].drop_null().to_pylist())
+        mean = float(scores.mean()), *bootstrap(lambda i: float(scores[i].mean()), len(scores))
+        found["clip_score"] = Measure(*mean, len(scores))
+    if reference is not None and rows["features"].null_count == 0:
+        drawn = np.asarray(rows["features"].to_pylist(), np.float32)
+        found["frechet_distance"] = _frechet(drawn, reference)
+        precision, recall = precision_recall(drawn, reference[: len(drawn)])
+        found["precision"] = Measure(precision, np.nan, np.nan, len(drawn))
+        found["recall"] = Measure(recall, np.nan, np.nan, len(drawn))
+    return found
+
+
+def _frechet(drawn: Features, reference: Features) -> Measure:
+    """The distance; its interval is moved back by what repeats in a resample add to the distance."""
+    value = frechet(drawn, reference)
+    found: list[float] = []
+
+    def one(index: NDArray[np.int64]) -> float:
+        found.append(frechet(drawn[index], reference))
+        return found[-1]
+
+    low, high = bootstrap(one, len(drawn), FRECHET_RESAMPLES)
+    excess = float(np.mean(found)) - value
+    return Measure(value, low - excess, high - excess, len(drawn))
+
+
+def _both(rows: pa.Table) -> dict[str, Measure]:
+    seconds = _column(rows, "seconds")
+    return {
+        "gate_open": share(_column(rows, "opened") > 0),
+        "seconds": Measure(float(seconds.mean()), np.nan, np.nan, len(seconds)),
+    }
+
+
+def reference_features(folder: Path, featurize: Featurize) -> Features:
+    """Features of real images, in an order drawn by lot, (N, F); at most :data:`MAX_REFERENCE`."""
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    order = np.random.default_rng(0).permutation(len(files))[:MAX_REFERENCE]
+    parts = [
+        featurize([open_image(files[i]) for i in order[start : start + 100]])
+        for start in range(0, len(order), 100)
+    ]
+    return np.concatenate(parts)
+
+
+def to_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """The table for programs; an interval that was not worked out is null."""
+
+    def plain(measure: Measure) -> dict[str, Any]:
+        return {k: None if v != v else v for k, v in measure._asdict().items()}  # noqa: PLR0124
+
+    return [
+        {"arm": line.arm, "steps": line.steps, "set": line.set, "kind": line.kind,
+         **{name: plain(measure) for name, measure in line.figures.items()}}
+        for line in lines
+    ]  # fmt: skip
