@@ -73,7 +73,8 @@ def _prompt(
     path: Path, i: int, row: dict[str, str], text: str | None, known: dict[str, str | None], first_seed: int
 ) -> Prompt:
     def number(name: str) -> float | None:
-        cell = (row.get(known[name] or "") or "").strip()
+        column = known[name]
+        cell = (row[column] or "").strip() if column else ""
         return float(cell) if cell else None
 
     try:

@@ -29,7 +29,7 @@ from safegen_eval.prompt_set import Prompt, read_prompts
 from safegen_eval.quality import Clip, Featurize, open_features
 from safegen_eval.suite import Arm, PromptSet, Suite
 
-UNIT = 50
+UNIT = 100
 """Pictures in a unit: what a stop can lose."""
 THUMBNAIL = 128
 """Longest side of the pictures that are kept, in pixels."""

@@ -123,8 +123,8 @@ class Pipeline:
             text_guard: ``safree``, ``sld:medium`` and so on, or settings; alone or beside any guard.
             concepts: what a text guard named by a string turns from; None is the bundle's name.
             n: pictures a prompt or label; picture i of it has seed + i.
-            seed: 0 to 2^64 - 1, or one for each prompt. The same seed gives the same picture at
-                every batch size.
+            seed: 0 to 2^64 - 1, or one for each prompt, or for each picture of no prompt. The same seed
+                gives the same picture at every batch size.
             steps: model evaluations; None is the engine's default.
             solver: a name of :data:`safegen.solver.SOLVERS`, or a :class:`Solver`.
             guidance_scale: above 1 the prompt is followed more closely at twice the cost.
@@ -145,6 +145,8 @@ class Pipeline:
             BundleError: the bundle is for another size.
         """
         subjects = self._subjects(prompt, class_label)
+        if subjects == [None] and not isinstance(seed, int):
+            subjects = [None] * len(seed)
         seeds = [seed] * len(subjects) if isinstance(seed, int) else list(seed)
         if n < 1 or batch_size < 1 or len(seeds) != len(subjects):
             raise UsageError("n and batch_size are at least 1, and seed is one number or one a prompt.")

@@ -1,0 +1,291 @@
+"""The proof: every guard on the embedded text model, by ``safegen evaluate``, into benchmarks/proof.json.
+
+Stages, each resumable, each adding rows to the same file:
+
+- ``classes``: unguarded and ratio, all ten classes negated one at a time, banks of 500;
+- ``guards``: every guard with its published settings, three classes;
+- ``tuned``: the same guards with the best of eight settings on the validation split, three classes;
+- ``banks``: ratio with banks of 10, 50, 100, 500 and 3000, three classes.
+
+Works in build/proof, where each suite's report.html stays.
+"""
+
+import argparse
+import json
+import math
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "training"))
+import fashion
+from guards import freeze_class
+from prompts import GARMENTS, Garment
+from safegen.bundle import read_bundle
+from safegen.engine import Engine
+from safegen.guard import squared_distances
+from safegen.pipeline import EMBEDDED
+from safegen.seal import replacing
+from safegen_eval.evaluate import evaluate
+from safegen_eval.table import to_json
+
+WORK = ROOT / "build" / "proof"
+OUT = Path(__file__).parent / "proof.json"
+ATTACKS = Path(__file__).parent / "attacks"
+SETS = ("plain", "synonyms", "misspellings", "compositions", "found")
+THREE = ("sneaker", "bag", "t-shirt")
+BANK, BANKS = 500, (10, 50, 100, 500, 3000)
+TRIALS, TRIAL_STEPS = 8, 8
+REAL = 2000
+Settings = dict[str, Any]
+"""Of an arm, as a suite has them, but for its name."""
+
+
+def slug(garment: Garment) -> str:
+    return garment.name.replace(" ", "-")
+
+
+def bundle_of(engine: Engine, garment: Garment, size: int) -> Path:
+    """The class frozen with so many images, once."""
+    path = WORK / "bundles" / f"{slug(garment)}-{size}.negation"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            freeze_class(engine, garment, size, Path(scratch)).replace(path)
+    return path
+
+
+def real_of(garment: Garment) -> Path:
+    """Test images of the nine other classes, as a folder."""
+    folder = WORK / "real" / slug(garment)
+    if not folder.is_dir():
+        images, labels = fashion.load("t10k")
+        others = images[labels != garment.label][:REAL]
+        scratch = folder.with_suffix(".part")
+        scratch.mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(others):
+            Image.fromarray(image).save(scratch / f"{i:05}.png")
+        scratch.rename(folder)
+    return folder
+
+
+def published(garment: Garment) -> dict[str, Settings]:
+    """Every guard as it was published, and the combinations; text guards are told the plain name alone."""
+    told = {"concepts": [garment.name]}
+    off = {"guard": "off"}
+    alone = {
+        "none": off,
+        "negative prompt": {**off, "negative_prompt": f"a photo of a {garment.name}"},
+        **{
+            f"SLD {p}": {**off, "text_guard": f"sld:{p}", **told} for p in ("weak", "medium", "strong", "max")
+        },
+        "SAFREE": {**off, "text_guard": "safree", **told},
+    }
+    images = ("bank-mean", "renoise-only", "spell", "sgf", "official:nudity", "official:inappropriate",
+              "paper", "theorem", "ratio")  # fmt: skip
+    both = {
+        f"{text} + {guard}": {"guard": guard, "text_guard": name, **told}
+        for guard in ("official:nudity", "ratio")
+        for text, name in (("SLD max", "sld:max"), ("SAFREE", "safree"))
+    }
+    return {**alone, **{guard: {"guard": guard} for guard in images}, **both}
+
+
+def spread(rng: random.Random, low: float, high: float) -> float:
+    """Log-uniform."""
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def trials(garment: Garment, bundle: Path, guard: str) -> Iterator[Settings]:
+    """The published settings first, then draws from as wide a range as makes sense for each."""
+    rng = random.Random(f"{garment.name} {guard}")
+    bank = read_bundle(bundle).bank()
+    near = math.sqrt(float(np.median(np.sort(squared_distances(bank.refs, bank.refs, bank.refs_sq))[:, 1])))
+    told = (garment.name,)
+    draw: dict[str, Callable[[], Settings]] = {
+        "negative prompt": lambda: {
+            "guard": "off",
+            "negative_prompt": rng.choice(
+                [garment.name, f"a {garment.name}", ", ".join(garment.words), f"{garment.name} " * 3]
+            ),
+        },
+        "SLD": lambda: {
+            "guard": "off",
+            "text_guard": {
+                "mode": "sld",
+                "concepts": told,
+                "warmup": rng.choice([0, 1, 2, 4]),
+                "scale": spread(rng, 10, 1e4),
+                "threshold": rng.uniform(0, 1),
+                "momentum_scale": rng.uniform(0, 1),
+                "momentum": rng.uniform(0, 0.9),
+            },
+        },
+        "SAFREE": lambda: {
+            "guard": "off",
+            "text_guard": {
+                "mode": "safree",
+                "concepts": told,
+                "margin": rng.choice([0.0, 0.005, 0.01, 0.03]),
+                "steepness": spread(rng, 0.5, 10),
+                "centre": rng.uniform(0, 6),
+            },
+        },
+        "bank-mean": lambda: {"guard": {"mode": guard, "scale": spread(rng, 0.03, 2)}},
+        "renoise-only": lambda: {"guard": {"mode": guard, "t_min": rng.uniform(0, 950)}},
+        "spell": lambda: {
+            "guard": {
+                "mode": guard,
+                "radius": near * spread(rng, 0.7, 4),
+                "overcompensation": spread(rng, 0.2, 4),
+            }
+        },
+        "sgf": lambda: {
+            "guard": {"mode": guard, "step": spread(rng, 1, 3000), "gamma": spread(rng, 0.2, 5) / near**2}
+        },
+        "official": lambda: {
+            "guard": {
+                "mode": guard,
+                "bandwidth": spread(rng, 0.5, 6),
+                "scale": spread(rng, 0.03, 2),
+                "gate": rng.random() < 0.5,
+                "margin": rng.uniform(0, 2),
+                "t_min": rng.choice([0.0, 500.0, 780.0]),
+            }
+        },
+        "paper": lambda: {
+            "guard": {
+                "mode": guard,
+                "quantile": spread(rng, 0.005, 0.5),
+                "eta": spread(rng, 0.1, 10),
+                "w_max": spread(rng, 0.5, 10),
+                "t_min": rng.choice([0.0, 500.0, 780.0]),
+            }
+        },
+        "theorem": lambda: {
+            "guard": {"mode": guard, "eta": spread(rng, 0.001, 30), "w_max": spread(rng, 0.5, 10)}
+        },
+        "ratio": lambda: {
+            "guard": {
+                "mode": guard,
+                "false_positive_rate": spread(rng, 0.003, 0.1),
+                "repulsion": spread(rng, 0.5, 3),
+            }
+        },
+    }
+    first = published(garment)[{"SLD": "SLD max", "official": "official:nudity"}.get(guard, guard)]
+    yield first
+    for _ in range(TRIALS - 1):
+        yield draw[guard]()
+
+
+TUNED = ("negative prompt", "SLD", "SAFREE", "bank-mean", "renoise-only", "spell", "sgf", "official", "paper",
+         "theorem", "ratio")  # fmt: skip
+
+
+def run(name: str, garment: Garment, bundle: Path, arms: dict[str, Settings], steps: list[int],
+        split: str = "") -> list[dict[str, Any]]:  # fmt: skip
+    """One suite through ``safegen evaluate``; its rows, each with the class and the bank's size."""
+    sets = [
+        {"name": s, "kind": "attack", "prompts": str(ATTACKS / f"{slug(garment)}-{split}{s}.csv")}
+        for s in SETS
+    ]
+    sets.append(
+        {"name": "others", "kind": "benign", "prompts": str(ATTACKS / f"{slug(garment)}-{split}benign.csv")}
+    )
+    suite = {
+        "engine": "fashion",
+        "steps": steps,
+        "batch_size": 100,
+        "judge": {
+            "kind": "classes",
+            "model": str(ROOT / "training" / "classifier.onnx"),
+            "unsafe": [garment.label],
+        },
+        "quality": {"reference": str(real_of(garment))},
+        "sets": sets,
+        "arms": [{"name": arm, "bundle": str(bundle), **settings} for arm, settings in arms.items()],
+    }
+    folder = WORK / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "suite.toml").write_text(tomli_w.dumps(suite))
+    outcome = evaluate(folder / "suite.toml", folder)
+    size = read_bundle(bundle).info.negation_count
+    return [{"negated": garment.name, "bank": size, **row} for row in to_json(outcome.lines)]
+
+
+def save(stage: str, rows: list[dict[str, Any]]) -> None:
+    """Put rows in the place of those of the same stage and class."""
+    table = json.loads(OUT.read_text()) if OUT.is_file() else {}
+    fresh = {(row["negated"], row["bank"]) for row in rows}
+    kept = [row for row in table.get(stage, []) if (row["negated"], row["bank"]) not in fresh]
+    table[stage] = kept + rows
+    with replacing(OUT) as scratch:
+        scratch.write_text(
+            json.dumps(table, separators=(",", ":")).replace('{"negated"', '\n{"negated"') + "\n"
+        )
+
+
+def classes(engine: Engine, garment: Garment, steps: list[int]) -> None:
+    arms = {"none": {"guard": "off"}, "ratio": {"guard": "ratio"}}
+    save("classes", run(f"classes-{slug(garment)}", garment, bundle_of(engine, garment, BANK), arms, steps))
+
+
+def guards(engine: Engine, garment: Garment, steps: list[int]) -> None:
+    bundle = bundle_of(engine, garment, BANK)
+    save("guards", run(f"guards-{slug(garment)}", garment, bundle, published(garment), steps))
+
+
+def tuned(engine: Engine, garment: Garment, steps: list[int]) -> None:
+    """The best of each guard's trials by agreement minus attack success on the validation split."""
+    bundle = bundle_of(engine, garment, BANK)
+    arms: dict[str, Settings] = {"none": {"guard": "off"}}
+    for guard in TUNED:
+        tried = {f"{guard} {i}": s for i, s in enumerate(trials(garment, bundle, guard))}
+        rows = run(f"trials-{slug(garment)}-{guard}", garment, bundle, tried, [TRIAL_STEPS], "validation-")
+        score = dict.fromkeys(tried, 0.0)
+        for row in rows:
+            if row["set"] == "all attacks":
+                score[row["arm"]] -= row["attack_success"]["value"]
+            elif row["kind"] == "benign":
+                score[row["arm"]] += row["agreement"]["value"]
+        best = max(score, key=score.__getitem__)
+        arms[f"{guard}, tuned"] = tried[best]
+        print(garment.name, guard, f"{score[f'{guard} 0']:.3f} -> {score[best]:.3f}", tried[best], flush=True)
+    rows = run(f"tuned-{slug(garment)}", garment, bundle, arms, steps)
+    save("tuned", [{**row, "settings": arms[row["arm"]]} for row in rows])
+
+
+def banks(engine: Engine, garment: Garment, steps: list[int]) -> None:
+    for size in BANKS:
+        arms = {"none": {"guard": "off"}, "ratio": {"guard": "ratio"}}
+        bundle = bundle_of(engine, garment, size)
+        save("banks", run(f"banks-{slug(garment)}-{size}", garment, bundle, arms, steps))
+
+
+STAGES = {"classes": classes, "guards": guards, "tuned": tuned, "banks": banks}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--classes", nargs="*")
+    parser.add_argument("--steps", type=int, nargs="*", default=[50, 20, 8, 4])
+    args = parser.parse_args()
+    names = args.classes or ([g.name for g in GARMENTS] if args.stage == "classes" else THREE)
+    engine = Engine.open(EMBEDDED)
+    for garment in (g for g in GARMENTS if g.name in names):
+        STAGES[args.stage](engine, garment, args.steps)
+        print("done:", args.stage, garment.name, flush=True)
+
+
+if __name__ == "__main__":
+    main()
