@@ -10,7 +10,7 @@ import typer
 
 from safegen import __version__
 from safegen.errors import SafegenError, UsageError
-from safegen_cli import bench, build_engine, doctor, evaluate, freeze, generate, inspect
+from safegen_cli import bench, build_engine, calibrate, doctor, evaluate, freeze, generate, inspect
 from safegen_cli.console import say
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ app.command("freeze")(freeze.freeze)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
+app.command("calibrate")(calibrate.calibrate)
 app.command("evaluate")(evaluate.evaluate)
 
 

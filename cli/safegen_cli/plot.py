@@ -1,4 +1,4 @@
-"""A picture of what the guard saw: evidence and strength over the steps."""
+"""Charts: what the guard saw, evidence and strength over the steps."""
 
 from __future__ import annotations
 
@@ -9,21 +9,40 @@ from typing import TYPE_CHECKING
 from safegen.errors import UsageError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from safegen.picture import Picture
 
 
-def plot_traces(pictures: Sequence[Picture], path: Path) -> None:
-    """Draw one line a picture.
+def figure() -> Figure:
+    """An empty figure.
 
     Raises:
-        UsageError: matplotlib is not installed, or the suffix is no image format.
+        UsageError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError("--plot needs matplotlib: pip install 'safegen[eval]'.") from None
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
+    return Figure(figsize=(8, 5), layout="constrained")
+
+
+def save(drawn: Figure, path: Path) -> None:
+    """Write a figure.
+
+    Raises:
+        UsageError: the suffix is no image format.
+    """
+    try:
+        drawn.savefig(path)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}.") from None
+
+
+def plot_traces(pictures: Sequence[Picture], path: Path) -> None:
+    """Draw one line a picture."""
+    canvas = figure()
+    above, below = canvas.subplots(2, 1, sharex=True)
     for picture in pictures:
         trace = picture.verdict.trace
         steps = [w.step + 1 for w in trace]
@@ -37,7 +56,4 @@ def plot_traces(pictures: Sequence[Picture], path: Path) -> None:
     below.set_xlabel("step")
     if len(pictures) <= 8:
         above.legend(fontsize="small")
-    try:
-        figure.savefig(path)
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}.") from None
+    save(canvas, path)

@@ -109,14 +109,16 @@ def freeze(
     """
     defaults = engine.manifest.defaults
     size = size or (defaults.width, defaults.height)
-    negation, bad = _encode(engine, images, size, "negation images", skip_bad, batch_size, report)
+    negation, bad = encode_files(engine, images, size, "negation images", skip_bad, batch_size, report)
     lookalikes = 0
     if benign is None:
         drawn = _draw(engine, benign_count, size, batch_size, report)
         ordinary = drop_lookalikes(drawn, negation)
         lookalikes = len(drawn) - len(ordinary)
     else:
-        ordinary, bad_benign = _encode(engine, benign, size, "benign images", skip_bad, batch_size, report)
+        ordinary, bad_benign = encode_files(
+            engine, benign, size, "benign images", skip_bad, batch_size, report
+        )
         bad += bad_benign
     if len(negation) < 2 or len(ordinary) < MIN_BENIGN:
         raise UsageError(
@@ -154,7 +156,7 @@ def freeze(
     return Frozen(digest, info, tuple(bad), lookalikes, int(held_out.sum()))
 
 
-def _encode(
+def encode_files(
     engine: Engine, paths: Sequence[Path], size: tuple[int, int], what: str, skip_bad: bool,
     batch_size: int, report: Report,
 ) -> tuple[NDArray[np.float16], list[str]]:  # fmt: skip

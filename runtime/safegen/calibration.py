@@ -79,15 +79,16 @@ def density_curves(calibration: Calibration, quantile: float, log_snr: Any) -> t
 
 
 def calibrate(
-    bank: Bank, benign: Array, negation: Array, negation_rows: NDArray[np.int64], tau: float
+    bank: Bank, benign: Array, negation: Array, negation_rows: NDArray[np.int64] | None, tau: float
 ) -> Calibration:
     """Measure the curves.
 
     Args:
         bank: both banks, on the host.
         benign: (H, C, H', W') latents that are not in the benign bank.
-        negation: (K, C, H', W') latents that are in the negation bank.
-        negation_rows: (K,) where, so that each can be left out.
+        negation: (K, C, H', W') latents of negation images.
+        negation_rows: (K,) where they are in the negation bank, so that each can be left out; None
+            where they are not in it.
         tau: kernel temperature.
     """
     curves: list[tuple[Array, Array, Array]] = []
@@ -106,15 +107,20 @@ def _noise(like: Array, draw: int) -> Array:
     return noise.normal(0, draw, like.shape, stream=2)
 
 
-def _left_out(x: Array, bank: Bank, row: Row, own: NDArray[np.int64], tau: float) -> tuple[Array, Array]:
+def _left_out(
+    x: Array, bank: Bank, row: Row, own: NDArray[np.int64] | None, tau: float
+) -> tuple[Array, Array]:
     """Log beta* and log beta of noised negation images, each judged by the others."""
-    others = bank.refs.shape[0] - 1
+    others = bank.refs.shape[0] - (own is not None)
+    left_out: Any = slice(0), slice(0)
+    if own is not None:
+        left_out = np.arange(len(own)), own
     kernels = log_kernel(x, bank.refs, bank.refs_sq, row, tau)
-    kernels[np.arange(len(own)), own] = -np.inf
+    kernels[left_out] = -np.inf
     numerator = logsumexp(kernels) - math.log(others)
     benign = log_kernel(x, bank.benign, bank.benign_sq, row, tau)
     denominator = logsumexp(benign) - math.log(bank.benign.shape[0])
     plain = log_kernel(x, bank.refs, bank.refs_sq, row)
-    plain[np.arange(len(own)), own] = -np.inf
+    plain[left_out] = -np.inf
     own_term = np.sum(flat(x) ** 2, axis=1) / (2 * row.sigma**2)
     return numerator - denominator, logsumexp(plain) - math.log(others) - own_term

@@ -17,7 +17,7 @@ from safegen_cli.app import app
 from safegen_engines.fingerprint import LIBRARIES
 
 SAFEGEN = Path(sys.executable).parent / "safegen"
-COMMANDS = ["bench", "build-engine", "doctor", "evaluate", "freeze", "generate", "inspect"]
+COMMANDS = ["bench", "build-engine", "calibrate", "doctor", "evaluate", "freeze", "generate", "inspect"]
 
 
 def run(*arguments: object, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,87 @@
+"""``safegen calibrate``: how sharp a bundle's gate is, and what that costs ordinary pictures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from safegen_cli.console import Json, answer, bar, say
+
+if TYPE_CHECKING:
+    from safegen_engines.recalibrate import Recalibrated
+
+
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="The .negation file.")],
+    negation: Annotated[list[str], typer.Option("--negation", help="Images of what must never be drawn, other than the bundle's: folders, globs or files (repeatable).")],
+    benign: Annotated[list[str], typer.Option("--benign", help="Ordinary images, other than the bundle's (repeatable).")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to write.")],
+    rate: Annotated[float, typer.Option(help="Share of ordinary pictures on which the gate may open.")] = 0.01,
+    engine: Annotated[Path | None, typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the plan that is measured; the engine's own if left out.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the ROC to this PNG or SVG file.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 8,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Set a bundle's gate for a rate of false alarms, on images that it has not seen, and show the ROC.
+
+    Example: safegen calibrate a.negation --negation more/ --benign ordinary/ --rate 0.01 -o b.negation
+    """
+    import msgspec
+
+    from safegen.bench import bench
+    from safegen.engine import Engine
+    from safegen.pipeline import EMBEDDED
+    from safegen_engines.freeze import find_images
+    from safegen_engines.recalibrate import recalibrate
+
+    with bar("images") as progress:
+        tasks = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total, note="")
+            progress.update(tasks[what], completed=done)
+
+        found = recalibrate(
+            Engine.open(engine or EMBEDDED), bundle, find_images(negation), find_images(benign), out,
+            rate=rate, steps=steps, batch_size=batch_size, report=report,
+        )  # fmt: skip
+    cost = bench(engine, out, steps=steps, batch=1, runs=1)
+    if plot:
+        plot_roc(found, plot)
+    if as_json:
+        answer({"file": str(out), **asdict(found), "info": msgspec.to_builtins(found.info),
+                "guard_ms": cost.guard_ms, "step_ms": cost.step_ms})  # fmt: skip
+        return
+    print(out)
+    say(
+        f"  measured on {found.negation} negation and {found.benign} benign images; digest {found.digest[:12]}"
+    )
+    if found.known:
+        say(f"  {found.known} negation images are in the bundle and were left out")
+    say("  rate asked for   opens on ordinary images   catches of the negation images")
+    for point in found.roc:
+        mark = "  <- stored" if point.rate == rate else ""
+        say(f"  {point.rate:14.1%}   {point.false_alarms:24.2%}   {point.caught:30.1%}{mark}")
+    tried = ", ".join(f"{tau:g}: {caught:.1%}" for tau, caught in found.caught_by_tau.items())
+    say(f"  temperature {found.info.tau:g}; caught at this rate by each: {tried}")
+    say(f"  cost here: {cost.guard_ms:.2f} ms of a step's {cost.step_ms:.2f} ms")
+
+
+def plot_roc(found: Recalibrated, path: Path) -> None:
+    """Caught against false alarms, both as measured."""
+    from safegen_cli.plot import figure, save
+
+    canvas = figure()
+    axes = canvas.subplots()
+    axes.plot([p.false_alarms for p in found.roc], [p.caught for p in found.roc], marker="o")
+    axes.plot([found.chosen.false_alarms], [found.chosen.caught], marker="o", markersize=12, fillstyle="none")
+    for point in found.roc:
+        axes.annotate(f"{point.rate:.1%}", (point.false_alarms, point.caught), xytext=(5, -10),
+                      textcoords="offset points", fontsize=8)  # fmt: skip
+    axes.set(xlabel="gate opens on ordinary images", ylabel="caught of the negation images", ylim=(0, 1.02))
+    save(canvas, path)

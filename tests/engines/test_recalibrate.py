@@ -1,0 +1,95 @@
+"""``safegen calibrate``. If these fail, a team is shown an ROC that its guard does not have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from safegen import Pipeline
+from safegen.bundle import read_bundle
+from safegen.calibration import LOG_SNR_GRID, Calibration
+from safegen.engine import Engine
+from safegen.errors import UsageError
+from safegen_engines.freeze import freeze
+from safegen_engines.recalibrate import measure, recalibrate
+
+
+def striped(folder: Path, count: int, *, across: bool, seed: int) -> list[Path]:
+    """Bright bars across or down, with noise: two kinds that anybody tells apart."""
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    paths = []
+    for i in range(count):
+        image = rng.integers(0, 60, (32, 32), dtype=np.uint8)
+        at = int(rng.integers(6, 22))
+        image[at : at + 5] += 190
+        paths.append(folder / f"{i:03}.png")
+        Image.fromarray(image if across else image.T.copy()).save(paths[-1])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def frozen(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    work = tmp_path_factory.mktemp("calibrate")
+    engine = Engine.open(embedded)
+    negation = striped(work / "negation", 30, across=True, seed=0)
+    benign = striped(work / "benign", 60, across=False, seed=1)
+    freeze(engine, negation, work / "a.negation", name="bars", benign=benign, batch_size=30)
+    return {
+        "work": work, "engine": engine, "bundle": work / "a.negation", "bank": negation,
+        "negation": striped(work / "more", 40, across=True, seed=2),
+        "benign": striped(work / "ordinary", 80, across=False, seed=3),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_kinds_that_differ_are_told_apart(frozen: dict) -> None:
+    out = frozen["work"] / "b.negation"
+    images = frozen["negation"], frozen["benign"]
+    found = recalibrate(frozen["engine"], frozen["bundle"], *images, out, rate=0.1, batch_size=40)
+    assert found.chosen.caught > 0.9
+    assert found.chosen.false_alarms <= 0.2
+    before, after = read_bundle(frozen["bundle"]), read_bundle(out)
+    np.testing.assert_array_equal(before.negation, after.negation)
+    assert after.info.guard.false_positive_rate == 0.1
+    assert after.calibration.benign.shape[1] == 80
+    # the gate of the pipeline is the one that was measured
+    assert Pipeline(frozen["engine"], after)("a coat", steps=2, seed=1)[0].verdict.guard == "ratio"
+
+
+@pytest.mark.slow
+def test_images_of_the_bank_do_not_vouch_for_themselves(frozen: dict) -> None:
+    images = [*frozen["negation"], *frozen["bank"]], frozen["benign"]
+    out = frozen["work"] / "c.negation"
+    found = recalibrate(frozen["engine"], frozen["bundle"], *images, out, rate=0.1, batch_size=35)
+    assert (found.known, found.negation) == (30, 40)
+
+
+def test_too_few_images_for_a_rate_are_refused(frozen: dict, tmp_path: Path) -> None:
+    ask = lambda n, rate: recalibrate(  # noqa: E731
+        frozen["engine"], frozen["bundle"], frozen["negation"], frozen["benign"][:n], tmp_path / "x.negation",
+        rate=rate, batch_size=40,
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="cannot tell a rate"):
+        ask(80, 0.01)
+    with pytest.raises(UsageError, match="at least 20"):
+        ask(10, 0.2)
+    assert not (tmp_path / "x.negation").exists()
+
+
+def test_the_roc_is_that_of_known_curves() -> None:
+    """Evidence alike at every level: a rate of 10 % opens on a tenth, and catches what lies above."""
+    levels, rng = len(LOG_SNR_GRID), np.random.default_rng(0)
+    benign, negation = rng.exponential(size=4000), 3 + rng.exponential(size=1000)
+    curves = [np.tile(values.astype(np.float32), (levels, 1)) for values in (benign, negation)]
+    calibration = Calibration(LOG_SNR_GRID.astype(np.float32), *curves, curves[1])
+    point = measure(calibration, 0.1, list(LOG_SNR_GRID))
+    assert point.false_alarms == pytest.approx(0.1, abs=0.02)
+    # the threshold is near -log(0.1) = 2.3, below every negation image
+    assert point.caught == 1.0
+    half = measure(calibration, 0.01, list(LOG_SNR_GRID))
+    # -log(0.01) = 4.6: exp(-1.6) = 0.2 of them lie above
+    assert half.caught == pytest.approx(0.2, abs=0.08)
