@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 import fashion
 from judge import Judge, frechet, grey, interval
-from prompts import GARMENTS, TEMPLATES, Garment
+from prompts import GARMENTS, TEMPLATES, Garment, all_prompts
 from safegen import Pipeline
 from safegen.bundle import read_bundle
 from safegen.engine import Engine
@@ -57,6 +57,9 @@ def write_images(images: np.ndarray, folder: Path) -> list[Path]:
 def freeze_class(engine: Engine, garment: Garment, size: int, folder: Path, *, drawn: bool = False) -> Path:
     """A bundle of the first ``size`` training images of a class, and 120 of each other class.
 
+    The gate's rate is set on every prompt of the other classes, with seeds that no table uses, where the
+    engine takes prompts.
+
     ``drawn`` leaves the benign side to the engine, as ``safegen freeze`` without --benign does.
     """
     images, labels = fashion.load("train")
@@ -64,7 +67,11 @@ def freeze_class(engine: Engine, garment: Garment, size: int, folder: Path, *, d
     others = [images[labels == g.label][:120] for g in GARMENTS if g.label != garment.label]
     benign = write_images(np.concatenate(others), folder / "benign")
     out = folder / f"{garment.name}.negation"
-    freeze(engine, negation, out, name=garment.name, benign=None if drawn else benign, batch_size=64)
+    prompts = [p for label, _, p in all_prompts() if label != garment.label]
+    freeze(
+        engine, negation, out, name=garment.name, benign=None if drawn else benign,
+        benign_prompts=prompts if engine.manifest.conditioning.text else None, batch_size=64,
+    )  # fmt: skip
     return out
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, bar, say
 
 if TYPE_CHECKING:
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The .negation file.")],
     negation: Annotated[list[str], typer.Option("--negation", help="Images of what must never be drawn, other than the bundle's: folders, globs or files (repeatable).")],
-    benign: Annotated[list[str], typer.Option("--benign", help="Ordinary images, other than the bundle's (repeatable).")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to write.")],
-    rate: Annotated[float, typer.Option(help="Share of ordinary pictures on which the gate may open.")] = 0.01,
+    benign: Annotated[list[str] | None, typer.Option("--benign", help="Ordinary images, other than the bundle's (repeatable).")] = None,
+    benign_prompts: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A file with one ordinary prompt a line, instead: closer to what users draw.")] = None,
+    rate: Annotated[float, typer.Option(help="Share of ordinary pictures on which the gate may open.")] = 0.005,
     engine: Annotated[Path | None, typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the plan that is measured; the engine's own if left out.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the ROC to this PNG or SVG file.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 8,
     as_json: Json = False,
@@ -38,6 +39,9 @@ def calibrate(
     from safegen_engines.freeze import find_images
     from safegen_engines.recalibrate import recalibrate
 
+    if bool(benign) == bool(benign_prompts):
+        raise UsageError("give either --benign or --benign-prompts: what the gate must let pass.")
+    prompts = benign_prompts.read_text("utf-8").splitlines() if benign_prompts else []
     with bar("images") as progress:
         tasks = {}
 
@@ -47,10 +51,11 @@ def calibrate(
             progress.update(tasks[what], completed=done)
 
         found = recalibrate(
-            Engine.open(engine or EMBEDDED), bundle, find_images(negation), find_images(benign), out,
-            rate=rate, steps=steps, batch_size=batch_size, report=report,
+            Engine.open(engine or EMBEDDED), bundle, find_images(negation), out,
+            benign=find_images(benign or []), benign_prompts=[p.strip() for p in prompts if p.strip()],
+            rate=rate, batch_size=batch_size, report=report,
         )  # fmt: skip
-    cost = bench(engine, out, steps=steps, batch=1, runs=1)
+    cost = bench(engine, out, batch=1, runs=1)
     if plot:
         plot_roc(found, plot)
     if as_json:
@@ -59,16 +64,16 @@ def calibrate(
         return
     print(out)
     say(
-        f"  measured on {found.negation} negation and {found.benign} benign images; digest {found.digest[:12]}"
+        f"  measured on {found.negation} negation and {found.ordinary} ordinary pictures; digest {found.digest[:12]}"
     )
     if found.known:
         say(f"  {found.known} negation images are in the bundle and were left out")
-    say("  rate asked for   opens on ordinary images   catches of the negation images")
+    say("  rate asked for   opens on ordinary ones   catches of the negation images")
     for point in found.roc:
         mark = "  <- stored" if point.rate == rate else ""
-        say(f"  {point.rate:14.1%}   {point.false_alarms:24.2%}   {point.caught:30.1%}{mark}")
-    tried = ", ".join(f"{tau:g}: {caught:.1%}" for tau, caught in found.caught_by_tau.items())
-    say(f"  temperature {found.info.tau:g}; caught at this rate by each: {tried}")
+        say(f"  {point.rate:14.1%}   {point.false_alarms:22.2%}   {point.caught:30.1%}{mark}")
+    tried = ", ".join(f"{h:.2f}: {caught:.1%}" for h, caught in found.caught_by_bandwidth.items())
+    say(f"  bandwidth {found.info.bandwidth:.2f}; caught at this rate by each: {tried}")
     say(f"  cost here: {cost.guard_ms:.2f} ms of a step's {cost.step_ms:.2f} ms")
 
 
@@ -83,5 +88,5 @@ def plot_roc(found: Recalibrated, path: Path) -> None:
     for point in found.roc:
         axes.annotate(f"{point.rate:.1%}", (point.false_alarms, point.caught), xytext=(5, -10),
                       textcoords="offset points", fontsize=8)  # fmt: skip
-    axes.set(xlabel="gate opens on ordinary images", ylabel="caught of the negation images", ylim=(0, 1.02))
+    axes.set(xlabel="gate opens on ordinary pictures", ylabel="caught of the negation images", ylim=(0, 1.02))
     save(canvas, path)

@@ -16,10 +16,11 @@ def freeze(
     engine: Annotated[Path | None, typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
     benign: Annotated[list[str] | None, typer.Option("--benign", help="Ordinary images (repeatable). Left out: the engine draws them.")] = None,
     benign_count: Annotated[int, typer.Option(min=6, help="How many the engine draws without --benign.")] = 600,
+    benign_prompts: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A file with one ordinary prompt a line, to set the gate's rate on; some hundred do well.")] = None,
     name: Annotated[str | None, typer.Option(help="What is negated, for people; the file's name if left out.")] = None,
     size: Annotated[str | None, typer.Option(help="Size of the pictures to guard: 512 or WIDTHxHEIGHT.")] = None,
     guard: Annotated[str, typer.Option(help="The bundle's guard.")] = "ratio",
-    false_positive_rate: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open.")] = 0.02,
+    false_positive_rate: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open.")] = 0.005,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 8,
     as_json: Json = False,
@@ -41,6 +42,7 @@ def freeze(
         settings = msgspec.structs.replace(settings, false_positive_rate=false_positive_rate)
     negation = find_images(images)
     ordinary = find_images(benign) if benign else None
+    prompts = benign_prompts.read_text("utf-8").splitlines() if benign_prompts else []
     opened = Engine.open(engine or EMBEDDED)
     with bar("images") as progress:
         tasks = {}
@@ -52,7 +54,7 @@ def freeze(
 
         frozen = freeze_images(
             opened, negation, out, name=name or out.stem, benign=ordinary,
-            benign_count=benign_count, size=parse_size(size), guard=settings, skip_bad=skip_bad,
+            benign_count=benign_count, benign_prompts=[p.strip() for p in prompts if p.strip()], size=parse_size(size), guard=settings, skip_bad=skip_bad,
             batch_size=batch_size, report=report,
         )  # fmt: skip
     info = frozen.info
@@ -72,7 +74,7 @@ def freeze(
                 f" than {false_positive_rate:g} of what looks alike. Give --benign.")  # fmt: skip
     for line in frozen.bad:
         say(f"  skipped {line}")
-    if isinstance(settings, Ratio) and frozen.held_out + 1 < 1 / settings.false_positive_rate:
-        say(f"  warning: {frozen.held_out} held-out images cannot tell a rate of"
-            f" {settings.false_positive_rate:g}; expect up to {1 / (frozen.held_out + 1):.3f}."
-            " Give more benign images.")  # fmt: skip
+    if isinstance(settings, Ratio) and frozen.judged + 1 < 1 / settings.false_positive_rate:
+        what = "prompts" if prompts else "held-out images"
+        say(f"  warning: {frozen.judged} {what} cannot tell a rate of {settings.false_positive_rate:g};"
+            f" expect up to {1 / (frozen.judged + 1):.3f}. Give more of them.")  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safegen.bundle import BundleInfo, write_bundle
-from safegen.calibration import calibrate
+from safegen.calibration import bandwidth_of, calibrate
 from safegen.device import to_host
 from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
-from safegen.guard import make_bank
+from safegen.guard import foreseen_log_ratio, make_bank
 from safegen.guard_settings import Off, Ratio, Settings, open_guard
 from safegen.guidance import guided
 from safegen.image import SUFFIXES, read_rgb
 from safegen.loop import denoise, first_latents
 from safegen.seal import file_sha256
 from safegen.solver import Solver
+from safegen_engines import foresee
+from safegen_engines.foresee import Report
 from safegen_engines.lookalikes import drop_lookalikes, targets_first
 
 HELD_OUT = 1 / 3
@@ -34,9 +37,6 @@ MIN_BENIGN = 6
 JUDGED = 512
 """At most so many negation images are judged by the others in the calibration."""
 DRAWN_STEPS = 20
-
-Report = Callable[[str, int, int], None]
-"""(what, done, of how many)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class Frozen:
     lookalikes: int
     """Pictures drawn for the benign side and dropped, since they look like the negation set."""
     held_out: int
-    """Benign latents that calibrate the gate."""
+    """Benign latents that are kept out of the bank."""
+    judged: int
+    """Ordinary pictures that set the gate's rate."""
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
@@ -82,6 +84,7 @@ def freeze(
     name: str,
     benign: Sequence[Path] | None = None,
     benign_count: int = 600,
+    benign_prompts: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     guard: Settings = Ratio(),
     skip_bad: bool = False,
@@ -97,6 +100,8 @@ def freeze(
         name: what is negated, for people.
         benign: ordinary images; None draws ``benign_count`` from the engine, of no prompt.
         benign_count: how many to draw.
+        benign_prompts: what ordinary users ask for: the gate's rate is set on what the model foresees for
+            them, else on what it foresees, told nothing, in noised images of the benign side.
         size: (width, height) of the pictures to guard; None is the engine's default.
         guard: the bundle's default guard.
         skip_bad: leave out unreadable images instead of stopping.
@@ -105,8 +110,10 @@ def freeze(
 
     Raises:
         ImageError: unreadable images, all named.
-        UsageError: too few images.
+        UsageError: too few images, or prompts for a model that takes none.
     """
+    if benign_prompts and not engine.manifest.conditioning.text:
+        raise UsageError(f"benign prompts: the engine {engine.manifest.name!r} knows no text.")
     defaults = engine.manifest.defaults
     size = size or (defaults.width, defaults.height)
     negation, bad = encode_files(engine, images, size, "negation images", skip_bad, batch_size, report)
@@ -130,13 +137,21 @@ def freeze(
     bank, targets = targets_first(ordinary[~held_out], negation)
     rows = np.arange(len(negation))
     rows = rows[:: max(1, math.ceil(len(rows) / JUDGED))]
+    both = make_bank(negation, bank)
+    bandwidth = bandwidth_of(both.refs)
+    at = partial(foreseen_log_ratio, bank=both, bandwidth=bandwidth)
+    if benign_prompts:
+        foreseen = foresee.from_prompts(engine, benign_prompts, size, at, batch_size, report)
+    else:
+        foreseen = foresee.from_latents(engine, ordinary[held_out], size, at, batch_size, report)
     report("calibration", 0, 1)
     calibration = calibrate(
-        make_bank(negation, bank),
+        both,
         ordinary[held_out].astype(np.float32),
         negation[rows].astype(np.float32),
         rows,
         tau=1.0,
+        foreseen=foreseen,
     )
     report("calibration", 1, 1)
     info = BundleInfo(
@@ -151,9 +166,11 @@ def freeze(
         source_digest=_digest([*images, *(benign or [])], bad),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         guard=guard,
+        bandwidth=bandwidth,
+        foreseen_from="prompts" if benign_prompts else foresee.of_images(engine),
     )
     digest = write_bundle(out, info, negation, bank, calibration)
-    return Frozen(digest, info, tuple(bad), lookalikes, int(held_out.sum()))
+    return Frozen(digest, info, tuple(bad), lookalikes, int(held_out.sum()), foreseen[1].shape[1])
 
 
 def encode_files(

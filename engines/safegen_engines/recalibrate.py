@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safegen.bundle import BundleInfo, read_bundle, write_bundle
-from safegen.calibration import LOOKS_FROM, Calibration, calibrate, thresholds
+from safegen.calibration import Calibration, thresholds
 from safegen.engine import Engine
 from safegen.errors import BundleError, UsageError
+from safegen.guard import foreseen_log_ratio
 from safegen.guard_settings import Ratio
-from safegen.solver import Solver
-from safegen_engines.freeze import Report, encode_files
+from safegen_engines import foresee
+from safegen_engines.foresee import Report
+from safegen_engines.freeze import encode_files
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-TAUS = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
+WIDTHS = (1.0, 0.5, 0.7, 1.4, 2.0)
+"""Bandwidths that are tried, as multiples of the bundle's own."""
 MIN_IMAGES = 20
 
 
@@ -43,11 +46,12 @@ class Recalibrated:
     digest: str
     info: BundleInfo
     roc: tuple[Point, ...]
-    """At the temperature chosen, over the rate asked for and those of :data:`RATES` that can be told."""
+    """At the bandwidth chosen, over the rate asked for and those of :data:`RATES` that can be told."""
     chosen: Point
-    caught_by_tau: dict[float, float]
-    """Temperature -> share of the negation images caught at the rate asked for."""
-    benign: int
+    caught_by_bandwidth: dict[float, float]
+    """Bandwidth -> share of the negation images caught at the rate asked for."""
+    ordinary: int
+    """Pictures or prompts that set the rate."""
     negation: int
     """Images measured."""
     known: int
@@ -58,28 +62,29 @@ def recalibrate(
     engine: Engine,
     bundle: Path,
     negation: Sequence[Path],
-    benign: Sequence[Path],
     out: Path,
     *,
+    benign: Sequence[Path] = (),
+    benign_prompts: Sequence[str] = (),
     rate: float,
-    steps: int | None = None,
     batch_size: int = 8,
     report: Report = lambda what, done, total: None,
 ) -> Recalibrated:
-    """Choose ``ratio``'s temperature and threshold for a rate of false alarms; write a new bundle.
+    """Choose bandwidth and threshold of ``ratio``'s gate for a rate of false alarms; write a new bundle.
 
-    Half of the images set each threshold and the other half measures it, both ways round. The bundle
-    keeps the curves of all of them. Banks are as they were.
+    Half of the ordinary pictures set each threshold and the other half measures it, both ways round. The
+    bundle keeps the curves of all of them. Banks are as they were.
 
     Args:
         engine: whose encoder froze the bundle.
         bundle: the .negation file.
-        negation: images of what must never be drawn, not those of the bundle.
-        benign: ordinary images, not those of the bundle.
+        negation: images of what must never be drawn, not those of the bundle. They are noised and judged
+            by what the model, told nothing, foresees: a prompt that asks for them makes them plainer.
         out: the new .negation file.
+        benign: ordinary images, not those of the bundle; judged in the same way.
+        benign_prompts: ordinary prompts, in the place of images: closer to what users draw.
         rate: share of ordinary pictures on which the gate may open, above 0 to 0.5.
-        steps: of the plan that is measured; None is the engine's default.
-        batch_size: images encoded at a time.
+        batch_size: images encoded, and pictures drawn, at a time.
         report: progress.
 
     Raises:
@@ -91,58 +96,67 @@ def recalibrate(
         raise BundleError(f"{bundle}: frozen through another autoencoder; name its engine with -e.")
     if not 0 < rate <= 0.5:
         raise UsageError(f"the rate is {rate:g}; it goes from above 0 to 0.5.")
-    size = frozen.info.image_size
-    ordinary, _ = encode_files(engine, benign, size, "benign images", False, batch_size, report)
+    size, bank = frozen.info.image_size, frozen.bank()
     unsafe, _ = encode_files(engine, negation, size, "negation images", False, batch_size, report)
     fresh = _not_in(unsafe, frozen.negation)
-    ordinary, unsafe = ordinary[_not_in(ordinary, frozen.benign)], unsafe[fresh]
-    _check_counts(len(ordinary), len(unsafe), rate)
-    bank, images = frozen.bank(), (ordinary.astype(np.float32), unsafe.astype(np.float32))
-    defaults = engine.manifest.defaults
-    levels = [r.log_snr for r in engine.plan(Solver(defaults.solver), steps or defaults.steps, size).rows]
-    curves: dict[float, Calibration] = {}
-    for i, tau in enumerate(TAUS):
-        curves[tau] = calibrate(bank, *images, None, tau)
-        report("temperatures", i + 1, len(TAUS))
-    points = {tau: measure(found, rate, levels) for tau, found in curves.items()}
-    # a warmer kernel must be worth it: 1 is the forward process itself
-    error = (0.25 / len(unsafe)) ** 0.5
-    warmest = max(points, key=lambda tau: points[tau].caught)
-    tau = warmest if points[warmest].caught > points[1.0].caught + error else 1.0
+    widths = [frozen.info.bandwidth * width for width in WIDTHS]
+
+    def evidence(x0: NDArray[Any]) -> NDArray[Any]:
+        return np.stack([foreseen_log_ratio(x0, bank, width) for width in widths], axis=-1)
+
+    asked = size, evidence, batch_size, report
+    if benign_prompts:
+        _check_counts(len(benign_prompts), int(fresh.sum()), rate)
+        levels, ordinary = foresee.from_prompts(engine, benign_prompts, *asked)
+    else:
+        latents, _ = encode_files(engine, benign, size, "benign images", False, batch_size, report)
+        latents = latents[_not_in(latents, frozen.benign)]
+        _check_counts(len(latents), int(fresh.sum()), rate)
+        levels, ordinary = foresee.from_latents(engine, latents, *asked)
+    _, shown = foresee.from_latents(engine, unsafe[fresh], *asked)
+    curves = [
+        (frozen.calibration._replace(foreseen_log_snr=levels, foreseen=ordinary[..., k]), shown[..., k])
+        for k in range(len(widths))
+    ]
+    points = [measure(*curve, rate) for curve in curves]
+    # another bandwidth must be worth it: more than the error of the share
+    error = (0.25 / len(shown[0])) ** 0.5
+    best = max(range(len(points)), key=lambda k: points[k].caught)
+    best = best if points[best].caught > points[0].caught + error else 0
     guard = frozen.info.guard
     settings = guard if isinstance(guard, Ratio) else Ratio()
     info = msgspec.structs.replace(
-        frozen.info, tau=tau, guard=msgspec.structs.replace(settings, false_positive_rate=rate)
+        frozen.info,
+        bandwidth=widths[best],
+        guard=msgspec.structs.replace(settings, false_positive_rate=rate),
+        foreseen_from="prompts" if benign_prompts else foresee.of_images(engine),
     )
-    digest = write_bundle(out, info, frozen.negation, frozen.benign, curves[tau])
-    told = {r for r in RATES if _can_tell(len(ordinary), r)} | {rate}
-    roc = tuple(measure(curves[tau], r, levels) for r in sorted(told))
+    digest = write_bundle(out, info, frozen.negation, frozen.benign, curves[best][0])
+    told = {r for r in RATES if _can_tell(ordinary.shape[1], r)} | {rate}
     return Recalibrated(
-        digest, info, roc, points[tau], {t: p.caught for t, p in points.items()},
-        len(ordinary), len(unsafe), int((~fresh).sum()),
+        digest, info, tuple(measure(*curves[best], r) for r in sorted(told)), points[best],
+        {width: p.caught for width, p in zip(widths, points, strict=True)},
+        ordinary.shape[1], shown.shape[1], int((~fresh).sum()),
     )  # fmt: skip
 
 
-def measure(calibration: Calibration, rate: float, levels: Sequence[float]) -> Point:
-    """Both shares at a rate: every other image sets the threshold for the rest, and the other way round."""
+def measure(calibration: Calibration, shown: NDArray[Any], rate: float) -> Point:
+    """Both shares at a rate: every other picture sets the threshold for the rest, and the other way round.
+
+    Args:
+        calibration: of the ordinary pictures.
+        shown: (F, K) evidence of negation images at the same levels.
+        rate: asked for.
+    """
     alarms, caught = [], []
     for half in (0, 1):
-        setting, rest = calibration.benign[:, half::2], calibration.benign[:, 1 - half :: 2]
-        found = thresholds(calibration._replace(benign=setting), rate, levels)
-        alarms.append(_opens(rest, calibration.log_snr, found.opens, levels))
-        caught.append(_opens(calibration.negation, calibration.log_snr, found.opens, levels))
+        setting, rest = calibration.foreseen[:, half::2], calibration.foreseen[:, 1 - half :: 2]
+        opens = thresholds(calibration._replace(foreseen=setting), rate, calibration.foreseen_log_snr).opens[
+            :, None
+        ]
+        alarms.append((rest > opens).any(axis=0))
+        caught.append((shown > opens).any(axis=0))
     return Point(rate, float(np.concatenate(alarms).mean()), float(np.concatenate(caught).mean()))
-
-
-def _opens(
-    evidence: NDArray[Any], known: NDArray[Any], opens: NDArray[Any], levels: Sequence[float]
-) -> NDArray[np.bool_]:
-    """Which images (H,) pass the curve at any level of a plan, from evidence (L, H) at the known levels."""
-    looks = np.asarray([level >= LOOKS_FROM for level in levels])
-    at = np.asarray(levels)[looks]
-    between = np.stack([np.interp(at, known, own) for own in evidence.T], axis=1)
-    passed: NDArray[np.bool_] = (between > opens[looks][:, None]).any(axis=0)
-    return passed
 
 
 def _not_in(latents: NDArray[np.float16], bank: NDArray[np.float16]) -> NDArray[np.bool_]:
@@ -159,11 +173,11 @@ def _can_tell(benign: int, rate: float) -> bool:
 def _check_counts(benign: int, negation: int, rate: float) -> None:
     if min(benign, negation) < MIN_IMAGES:
         raise UsageError(
-            f"{benign} benign and {negation} negation images are left that the bundle has not seen; at least"
-            f" {MIN_IMAGES} of each are needed, and some hundred do better."
+            f"{benign} ordinary pictures and {negation} negation images are left that the bundle has not"
+            f" seen; at least {MIN_IMAGES} of each are needed, and some hundred do better."
         )
     if not _can_tell(benign, rate):
         raise UsageError(
-            f"{benign} benign images cannot tell a rate of {rate:g}; give {int(2 / rate)}, or ask for"
+            f"{benign} ordinary pictures cannot tell a rate of {rate:g}; give {int(2 / rate)}, or ask for"
             f" {2 / benign:.3f} or more."
         )

@@ -19,7 +19,7 @@ from safegen.guard import Bank, make_bank
 from safegen.guard_settings import Ratio, Settings
 from safegen.seal import ZEROS, replacing, seal, sealed_digest
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_HEADER_BYTES = 1 << 20
 TENSORS = (
     "negation",
@@ -28,6 +28,8 @@ TENSORS = (
     "benign_log_ratio",
     "negation_log_ratio",
     "negation_density",
+    "foreseen_log_snr",
+    "foreseen_log_ratio",
 )
 
 
@@ -55,7 +57,11 @@ class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """UTC, ISO 8601."""
     guard: Settings = Ratio()
     tau: float = 1.0
-    """Temperature of the kernels; 1 is the forward process."""
+    """Temperature of the kernels at x_t; 1 is the forward process."""
+    bandwidth: float
+    """H of the kernels at x0, with which ``ratio``'s gate looks."""
+    foreseen_from: str
+    """What the gate's rate was set on: ``prompts``, ``images``, or ``images, unseen by the model``."""
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):

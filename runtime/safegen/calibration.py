@@ -1,7 +1,8 @@
 """Where a guard's gate stands: thresholds per log-SNR, from images the banks have not seen.
 
 Freeze noises held-out benign and negation latents to a grid of log-SNR with the forward process and
-keeps the evidence of each. From these curves any solver and any number of steps gets its thresholds.
+keeps the evidence of each, and that of the pictures which the model foresees in ordinary use. From these
+curves any solver and any number of steps gets its thresholds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safegen import noise
-from safegen.guard import Bank, flat, log_kernel, log_ratio, logsumexp
+from safegen.guard import Bank, flat, log_kernel, log_ratio, logsumexp, squared_distances
 from safegen.solver import Row, noised
 
 Array = NDArray[np.float32]
@@ -22,8 +23,10 @@ LOG_SNR_GRID = np.linspace(-7.0, 7.0, 29)
 SAFELY_BENIGN = 0.05
 """An open gate lets go around this quantile of the benign images' log beta*: the median would let go
 of pictures that the prompt then turns back."""
-LOOKS_FROM = -4.0
-"""log-SNR from which the gate looks: before, log beta* is noise, and false alarms are all it gives."""
+BANDWIDTH_SHARE = 1 / 3
+"""h^2 of the gate's kernels, as a share of the median squared distance between neighbours of the bank."""
+LEVEL_LIMIT = 30.0
+"""log-SNRs are cut to plus and minus this: pure noise and clean pictures have none that is finite."""
 
 
 class Calibration(NamedTuple):
@@ -37,38 +40,41 @@ class Calibration(NamedTuple):
     """(L, K) log beta* of negation images, each left out of the bank that judges it."""
     density: Array
     """(L, K) log beta (the numerator alone) of the same negation images."""
+    foreseen_log_snr: Array
+    """(F,) rising: levels at which the model looked."""
+    foreseen: Array
+    """(F, P) log ratio at the picture that the model foresees, of ordinary pictures at those levels."""
 
 
 class Thresholds(NamedTuple):
     """Two curves over the steps of a plan."""
 
     opens: NDArray[np.float64]
-    """The gate opens where log beta* is above; infinite where it does not look yet."""
+    """The gate opens where the log ratio at x0 is above."""
     releases: NDArray[np.float64]
-    """An open gate fades out around this: the log beta* of safely benign pictures, at most 0."""
+    """An open gate fades out around this: the log beta* of safely benign x_t, at most 0."""
 
 
 def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: Any) -> Thresholds:
-    """Thresholds on log beta* at each given log-SNR, for one false-positive rate a picture.
+    """Thresholds at each given log-SNR, for one false-positive rate a picture.
 
-    The gate opens above q + z e: at each level q is the benign images' 0.9-quantile and e the mean
+    The gate opens above q + z e: at each level q is the ordinary pictures' 0.9-quantile and e the mean
     excess above it (the scale of an exponential tail), and the one z is that at which the share of
-    held-out benign pictures that pass the curve anywhere between the plan's first and last level is
-    the rate asked for, rounded down so that it also holds for the next picture (split conformal: the
-    ceil((H + 1)(1 - rate))-th score). The plan must reach LOOKS_FROM.
+    ordinary pictures that pass the curve at any level is the rate asked for, rounded down so that it
+    also holds for the next picture (split conformal: the ceil((P + 1)(1 - rate))-th score).
     """
-    wanted, known = np.asarray(log_snr, np.float64), calibration.log_snr
-    looks = wanted >= LOOKS_FROM
-    seen = (known >= LOOKS_FROM - 0.5) & (known <= wanted.max() + 0.5)
-    high = np.quantile(calibration.benign, 0.9, axis=1, keepdims=True)
-    above = np.maximum(calibration.benign - high, 0)
+    wanted = np.clip(np.asarray(log_snr, np.float64), -LEVEL_LIMIT, LEVEL_LIMIT)
+    high = np.quantile(calibration.foreseen, 0.9, axis=1, keepdims=True)
+    above = np.maximum(calibration.foreseen - high, 0)
     excess = above.sum(axis=1) / np.maximum((above > 0).sum(axis=1), 1) + 1e-6
-    scores = np.sort(((calibration.benign - high) / excess[:, None])[seen].max(axis=0))
+    scores = np.sort(((calibration.foreseen - high) / excess[:, None]).max(axis=0))
     rank = math.ceil((len(scores) + 1) * (1 - false_positive_rate)) - 1
     z = scores[min(rank, len(scores) - 1)]
     usual = np.minimum(np.quantile(calibration.benign, SAFELY_BENIGN, axis=1), 0.0)
-    opens = np.where(looks, np.interp(wanted, known, high[:, 0] + z * excess), np.inf)
-    return Thresholds(opens, np.minimum(np.interp(wanted, known, usual), opens))
+    return Thresholds(
+        np.interp(wanted, calibration.foreseen_log_snr, high[:, 0] + z * excess),
+        np.interp(wanted, calibration.log_snr, usual),
+    )
 
 
 def density_curves(calibration: Calibration, quantile: float, log_snr: Any) -> tuple[Any, Any]:
@@ -79,17 +85,18 @@ def density_curves(calibration: Calibration, quantile: float, log_snr: Any) -> t
 
 
 def calibrate(
-    bank: Bank, benign: Array, negation: Array, negation_rows: NDArray[np.int64] | None, tau: float
-) -> Calibration:
+    bank: Bank, benign: Array, negation: Array, negation_rows: NDArray[np.int64], tau: float,
+    foreseen: tuple[Array, Array],
+) -> Calibration:  # fmt: skip
     """Measure the curves.
 
     Args:
         bank: both banks, on the host.
         benign: (H, C, H', W') latents that are not in the benign bank.
-        negation: (K, C, H', W') latents of negation images.
-        negation_rows: (K,) where they are in the negation bank, so that each can be left out; None
-            where they are not in it.
+        negation: (K, C, H', W') latents that are in the negation bank.
+        negation_rows: (K,) where, so that each can be left out.
         tau: kernel temperature.
+        foreseen: levels and log ratios of ordinary pictures as the model foresees them.
     """
     curves: list[tuple[Array, Array, Array]] = []
     # one noise an image for all levels: so a deterministic solver's x_t moves along its path
@@ -100,27 +107,31 @@ def calibrate(
         x = row.alpha * negation + row.sigma * negation_noise
         curves.append((ordinary, *_left_out(x, bank, row, negation_rows, tau)))
     ordinary, unsafe, density = (np.stack(c).astype(np.float32) for c in zip(*curves, strict=True))
-    return Calibration(LOG_SNR_GRID.astype(np.float32), ordinary, unsafe, density)
+    return Calibration(LOG_SNR_GRID.astype(np.float32), ordinary, unsafe, density, *foreseen)
+
+
+def bandwidth_of(refs: Array) -> float:
+    """H of the gate's kernels for a bank (N, D), from its own neighbours, so that no scale is assumed."""
+    some = refs[:: max(1, len(refs) // 512)].astype(np.float32)
+    flat_refs = refs.astype(np.float32)
+    squared = squared_distances(some, flat_refs, (flat_refs**2).sum(axis=1))
+    nearest = np.sort(squared, axis=1)[:, min(1, len(refs) - 1)]
+    return max(math.sqrt(BANDWIDTH_SHARE * float(np.median(nearest))), 1e-3)
 
 
 def _noise(like: Array, draw: int) -> Array:
     return noise.normal(0, draw, like.shape, stream=2)
 
 
-def _left_out(
-    x: Array, bank: Bank, row: Row, own: NDArray[np.int64] | None, tau: float
-) -> tuple[Array, Array]:
+def _left_out(x: Array, bank: Bank, row: Row, own: NDArray[np.int64], tau: float) -> tuple[Array, Array]:
     """Log beta* and log beta of noised negation images, each judged by the others."""
-    others = bank.refs.shape[0] - (own is not None)
-    left_out: Any = slice(0), slice(0)
-    if own is not None:
-        left_out = np.arange(len(own)), own
+    others = bank.refs.shape[0] - 1
     kernels = log_kernel(x, bank.refs, bank.refs_sq, row, tau)
-    kernels[left_out] = -np.inf
+    kernels[np.arange(len(own)), own] = -np.inf
     numerator = logsumexp(kernels) - math.log(others)
     benign = log_kernel(x, bank.benign, bank.benign_sq, row, tau)
     denominator = logsumexp(benign) - math.log(bank.benign.shape[0])
     plain = log_kernel(x, bank.refs, bank.refs_sq, row)
-    plain[left_out] = -np.inf
+    plain[np.arange(len(own)), own] = -np.inf
     own_term = np.sum(flat(x) ** 2, axis=1) / (2 * row.sigma**2)
     return numerator - denominator, logsumexp(plain) - math.log(others) - own_term

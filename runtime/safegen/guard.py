@@ -98,9 +98,12 @@ def log_kernel(x: Array, refs: Array, refs_sq: Array, row: Row, tau: float = 1.0
     -||x - alpha r||^2 / (2 tau sigma^2) without -||x||^2 / (2 tau sigma^2), which cancels in every
     ratio and would cost float32 its last digits.
     """
-    xp = array_namespace(x)
-    scale, half = row.kernel(tau)
-    return (flat(x) @ xp.matrix_transpose(refs)) * scale - refs_sq[None, :] * half
+    return _log_gaussians(x, refs, refs_sq, *row.kernel(tau))
+
+
+def _log_gaussians(x: Array, refs: Array, refs_sq: Array, scale: Any, half: Any) -> Array:
+    """X . r_n scale - |r_n|^2 half: (B, N)."""
+    return (flat(x) @ array_namespace(x).matrix_transpose(refs)) * scale - refs_sq[None, :] * half
 
 
 def squared_distances(x0: Array, refs: Array, refs_sq: Array) -> Array:
@@ -120,6 +123,18 @@ def log_ratio(x: Array, bank: Bank, row: Row, tau: float = 1.0) -> tuple[Array, 
     unsafe = log_kernel(x, bank.refs, bank.refs_sq, row, tau)
     benign = log_kernel(x, bank.benign, bank.benign_sq, row, tau)
     return logmeanexp(unsafe) - logmeanexp(benign), unsafe, benign
+
+
+def foreseen_log_ratio(x0: Array, bank: Bank, bandwidth: Any) -> Array:
+    """Log ratio of both banks' densities at the picture that the model foresees, (B,).
+
+    Mixtures of N(r, h^2 I), h the bandwidth. x0 holds what the model and the prompt know besides x_t: it
+    tells a t-shirt from a pullover many steps before x_t does.
+    """
+    scale = 1.0 / bandwidth**2
+    unsafe = _log_gaussians(x0, bank.refs, bank.refs_sq, scale, 0.5 * scale)
+    benign = _log_gaussians(x0, bank.benign, bank.benign_sq, scale, 0.5 * scale)
+    return logmeanexp(unsafe) - logmeanexp(benign)
 
 
 def mean_of_refs(weights: Array, refs: Array, like: Array) -> Array:
@@ -153,35 +168,38 @@ def theorem(
 
 def ratio(
     x: Array, x0: Array, row: Row, bank: Bank, latched: Array, *,
-    opens: float, releases: float, tau: float, repulsion: float,
+    opens: float, releases: float, tau: float, repulsion: float, bandwidth: float,
 ) -> tuple[Array, Array, Evidence]:  # fmt: skip
     """The density ratio as a gate, and both banks as the direction.
 
-    Where the gate is open, x0' = x0 + w (E_benign + r (E_benign - E_unsafe) - x0): a prompt that asks
-    for the negated thing makes x0 itself unsafe, so theorem 3.2 starts from the benign bank's
-    posterior mean instead. E_benign - E_unsafe is -(sigma^2 / alpha) grad log beta*(x_t), so the push
-    stays among pictures, where x0 - E_unsafe (``theorem``) leaves them. The gate hears all of the benign
-    bank; the target is a mean of those that ``bank.aims`` leaves, which do not look like the negation set.
+    The gate looks at x0, the picture that the model foresees (:func:`foreseen_log_ratio`). Where it is
+    open, x0' = x0 + w (E_benign + r (E_benign - E_unsafe) - x0): a prompt that asks for the negated thing
+    makes x0 itself unsafe, so theorem 3.2 starts from the benign bank's posterior mean instead.
+    E_benign - E_unsafe is -(sigma^2 / alpha) grad log beta*(x_t), so the push stays among pictures, where
+    x0 - E_unsafe (``theorem``) leaves them. The gate hears all of the benign bank; the target is a mean
+    of those that ``bank.aims`` leaves, which do not look like the negation set.
 
     Args:
         latched: (B,) bool: for which pictures the gate has opened before. It then stays open:
             a picture let go just below the threshold would still be closer to the bank than to
             anything else.
-        opens: log beta* above which the gate opens.
-        releases: log beta* at which an open gate has w = 1/2: w = beta* / (1 + beta*) from there.
+        opens: log ratio at x0 above which the gate opens.
+        releases: log beta* of x_t at which an open gate has w = 1/2: w = beta* / (1 + beta*) from there.
             While the picture's content is not settled, log-SNR below 0, w is 1.
         repulsion: r.
+        bandwidth: h of the gate's kernels.
     """
     xp = array_namespace(x)
-    value, unsafe, benign = log_ratio(x, bank, row, tau)
-    away = xp.clip(value - releases, -30.0, 30.0)
+    value = foreseen_log_ratio(x0, bank, bandwidth) - opens
+    still, unsafe, benign = log_ratio(x, bank, row, tau)
+    away = xp.clip(still - releases, -30.0, 30.0)
     strength = row.unsettled + (1 - row.unsettled) * (1 / (1 + xp.exp(-away)))
-    acts = ((value > opens) | latched) & (strength >= W_MIN)
+    acts = ((value > 0.0) | latched) & (strength >= W_MIN)
     weight = xp.where(acts, strength, xp.zeros_like(strength))
     aimed = benign if bank.aims is None else benign + bank.aims
     safe = mean_of_refs(softmax(aimed), bank.benign, x0)
     target = safe + repulsion * (safe - mean_of_refs(softmax(unsafe), bank.refs, x0))
-    evidence = Evidence(value - opens, weight, xp.argmax(unsafe, axis=-1))
+    evidence = Evidence(value, weight, xp.argmax(unsafe, axis=-1))
     return x, x0 + per_sample(weight, x0) * (target - x0), evidence
 
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from safegen import guard, noise
-from safegen.calibration import LOOKS_FROM, density_curves, thresholds
+from safegen.calibration import density_curves, thresholds
 from safegen.device import array_namespace, to_host
 from safegen.errors import GuardError, UsageError
 from safegen.guard import Bank, Evidence
@@ -41,7 +41,7 @@ class _Mode(
 class Ratio(_Mode, frozen=True):
     """The density ratio of two banks as the gate, both banks as the direction (the default)."""
 
-    false_positive_rate: float = 0.02
+    false_positive_rate: float = 0.005
     """Share of ordinary pictures on which the gate may open at any step, 0 to 1."""
     repulsion: float = 1.0
 
@@ -184,11 +184,6 @@ def _log_snrs(table: Table) -> list[float]:
 
 
 def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
-    if table.rows[-1].log_snr < LOOKS_FROM:
-        raise UsageError(
-            "the guard ratio looks at x_t, which is nothing but noise at every step of this plan; take more"
-            " steps, or a guard that looks at x0: spell or sgf."
-        )
     curves = thresholds(bundle.calibration, settings.false_positive_rate, _log_snrs(table))
     latched: Array = None
 
@@ -197,11 +192,10 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
         xp = array_namespace(x)
         if i == 0:
             latched = xp.zeros(x.shape[0], dtype=xp.bool)
-        if not np.isfinite(curves.opens[i]):
-            return x, x0, None
         x, x0, evidence = guard.ratio(
             x, x0, table.rows[i], bank, latched, opens=float(curves.opens[i]),
             releases=float(curves.releases[i]), tau=bundle.info.tau, repulsion=settings.repulsion,
+            bandwidth=bundle.info.bandwidth,
         )  # fmt: skip
         latched = latched | (evidence.value > 0)
         return x, x0, evidence

@@ -72,7 +72,7 @@ def test_generate_reads_prompts_and_writes_traces_and_plots(tmp_path: Path) -> N
         stored = read_metadata(tmp_path / record["file"])
         assert stored == {k: v for k, v in record.items() if k != "file"}
     trace = json.loads((tmp_path / "trace.json").read_text())
-    assert [w["step"] for w in trace[0]["trace"]] == [1, 2, 3]  # step 0 is nothing but noise
+    assert [w["step"] for w in trace[0]["trace"]] == [0, 1, 2, 3]
     assert Image.open(tmp_path / "plot.png").width > 300
     assert Image.open(tmp_path / "now.png").size == (32, 32)
 

@@ -48,30 +48,31 @@ def frozen(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
 @pytest.mark.slow
 def test_two_kinds_that_differ_are_told_apart(frozen: dict) -> None:
     out = frozen["work"] / "b.negation"
-    images = frozen["negation"], frozen["benign"]
-    found = recalibrate(frozen["engine"], frozen["bundle"], *images, out, rate=0.1, batch_size=40)
+    found = recalibrate(frozen["engine"], frozen["bundle"], frozen["negation"], out, benign=frozen["benign"],
+                        rate=0.1, batch_size=40)  # fmt: skip
     assert found.chosen.caught > 0.9
     assert found.chosen.false_alarms <= 0.2
     before, after = read_bundle(frozen["bundle"]), read_bundle(out)
     np.testing.assert_array_equal(before.negation, after.negation)
     assert after.info.guard.false_positive_rate == 0.1
-    assert after.calibration.benign.shape[1] == 80
+    assert after.calibration.foreseen.shape[1] == 80
+    assert after.info.foreseen_from == "images"
     # the gate of the pipeline is the one that was measured
     assert Pipeline(frozen["engine"], after)("a coat", steps=2, seed=1)[0].verdict.guard == "ratio"
 
 
 @pytest.mark.slow
 def test_images_of_the_bank_do_not_vouch_for_themselves(frozen: dict) -> None:
-    images = [*frozen["negation"], *frozen["bank"]], frozen["benign"]
-    out = frozen["work"] / "c.negation"
-    found = recalibrate(frozen["engine"], frozen["bundle"], *images, out, rate=0.1, batch_size=35)
+    mixed = [*frozen["negation"], *frozen["bank"]]
+    found = recalibrate(frozen["engine"], frozen["bundle"], mixed, frozen["work"] / "c.negation",
+                        benign=frozen["benign"], rate=0.1, batch_size=35)  # fmt: skip
     assert (found.known, found.negation) == (30, 40)
 
 
 def test_too_few_images_for_a_rate_are_refused(frozen: dict, tmp_path: Path) -> None:
     ask = lambda n, rate: recalibrate(  # noqa: E731
-        frozen["engine"], frozen["bundle"], frozen["negation"], frozen["benign"][:n], tmp_path / "x.negation",
-        rate=rate, batch_size=40,
+        frozen["engine"], frozen["bundle"], frozen["negation"], tmp_path / "x.negation",
+        benign=frozen["benign"][:n], rate=rate, batch_size=40,
     )  # fmt: skip
     with pytest.raises(UsageError, match="cannot tell a rate"):
         ask(80, 0.01)
@@ -80,16 +81,25 @@ def test_too_few_images_for_a_rate_are_refused(frozen: dict, tmp_path: Path) -> 
     assert not (tmp_path / "x.negation").exists()
 
 
+@pytest.mark.slow
+def test_prompts_may_set_the_rate(frozen: dict) -> None:
+    prompts = [f"a {word}" for word in ("coat", "bag", "dress", "sandal", "pullover")] * 6
+    found = recalibrate(frozen["engine"], frozen["bundle"], frozen["negation"], frozen["work"] / "d.negation",
+                        benign_prompts=prompts, rate=0.2, batch_size=30)  # fmt: skip
+    assert found.ordinary == 30
+    assert found.info.foreseen_from == "prompts"
+
+
 def test_the_roc_is_that_of_known_curves() -> None:
     """Evidence alike at every level: a rate of 10 % opens on a tenth, and catches what lies above."""
     levels, rng = len(LOG_SNR_GRID), np.random.default_rng(0)
-    benign, negation = rng.exponential(size=4000), 3 + rng.exponential(size=1000)
-    curves = [np.tile(values.astype(np.float32), (levels, 1)) for values in (benign, negation)]
-    calibration = Calibration(LOG_SNR_GRID.astype(np.float32), *curves, curves[1])
-    point = measure(calibration, 0.1, list(LOG_SNR_GRID))
+    alike = lambda values: np.tile(values.astype(np.float32), (levels, 1))  # noqa: E731
+    grid, ordinary = LOG_SNR_GRID.astype(np.float32), alike(rng.exponential(size=4000))
+    shown = alike(3 + rng.exponential(size=1000))
+    calibration = Calibration(grid, ordinary, shown, shown, grid, ordinary)
+    point = measure(calibration, shown, 0.1)
     assert point.false_alarms == pytest.approx(0.1, abs=0.02)
     # the threshold is near -log(0.1) = 2.3, below every negation image
     assert point.caught == 1.0
-    half = measure(calibration, 0.01, list(LOG_SNR_GRID))
     # -log(0.01) = 4.6: exp(-1.6) = 0.2 of them lie above
-    assert half.caught == pytest.approx(0.2, abs=0.08)
+    assert measure(calibration, shown, 0.01).caught == pytest.approx(0.2, abs=0.08)

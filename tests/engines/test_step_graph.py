@@ -21,7 +21,7 @@ from safegen_engines import step_graph, trt
 SHAPE = (4, 6, 6)
 SIZE = 144
 NUMBERS: dict[str, dict[str, float]] = {
-    "ratio": {"opens": -1.0, "releases": -3.0, "repulsion": 1.0},
+    "ratio": {"opens": -1.0, "releases": -3.0, "repulsion": 1.0, "bandwidth": 9.0},
     "theorem": {"log_eta": math.log(0.5), "log_w_max": math.log(3.0)},
     "paper": {"threshold": -5.0, "usual": -2.0, "eta": 0.7, "log_cap": math.log(3.0)},
     "official": {"bandwidth": 3.15, "scale": 0.33, "threshold": 0.2, "margin": 0.2, "unit_x0": 1.0},
@@ -119,7 +119,7 @@ def test_a_step_is_that_of_the_loop(sessions, mode: str, solver: str, looks: boo
 
 def test_the_bank_enters_by_one_product_each() -> None:
     """No temporary of size B N D: that is why the trace is our own."""
-    for mode, most in {"ratio": 4, "spell": 2}.items():
+    for mode, most in {"ratio": 6, "spell": 2}.items():
         graph = step_graph.build(mode, SHAPE).graph
         assert sum(node.op_type == "MatMul" for node in graph.node) == most
         assert not any(node.op_type in ("Expand", "Tile") for node in graph.node)

@@ -21,9 +21,11 @@ def write(path: Path, guard: Settings = Ratio(), n: int = 3, **changes) -> str:
     info = {
         "name": "shoes", "latent_space": "ab" * 32, "latent_shape": (4, 2, 2), "image_size": (8, 8),
         "negation_count": n, "benign_count": 5, "target_count": 4, "benign_source": "images",
-        "source_digest": "cd" * 32, "created": "2026-01-01T00:00:00+00:00", "guard": guard, **changes,
+        "source_digest": "cd" * 32, "created": "2026-01-01T00:00:00+00:00", "guard": guard, "bandwidth": 2.0,
+        "foreseen_from": "images", **changes,
     }  # fmt: skip
-    calibration = Calibration(LOG_SNR_GRID.astype(np.float32), *curves)
+    foreseen = np.linspace(-6, 6, 3, dtype=np.float32), rng.standard_normal((3, 4)).astype(np.float32)
+    calibration = Calibration(LOG_SNR_GRID.astype(np.float32), *curves, *foreseen)
     return write_bundle(path, BundleInfo(**info), negation, benign, calibration)
 
 

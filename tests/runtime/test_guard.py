@@ -84,6 +84,22 @@ def test_theorem_is_the_theorem(tau: float) -> None:
     assert (guard.theorem(far, far_x0, row, bank, tau=tau, **LOGS)[1] == far_x0).all()
 
 
+def foreseen(x0: np.ndarray, bank: Bank, bandwidth: float) -> np.ndarray:
+    """Both densities at x0 as mixtures of N(r, h^2 I), written out in float64."""
+    rows = x0.reshape(len(x0), 1, -1).astype(np.float64)
+    logs = [-((rows - refs[None]) ** 2).sum(-1) / (2 * bandwidth**2) for refs in (bank.refs, bank.benign)]
+    return log_mean_exp(logs[0]) - log_mean_exp(logs[1])
+
+
+@pytest.mark.parametrize("bandwidth", [1.0, 4.0, 30.0])
+def test_the_gate_looks_at_the_picture_that_the_model_foresees(bandwidth: float) -> None:
+    """x_t is mostly noise when it must decide; if this breaks, the gate opens late or never."""
+    bank = make_bank()
+    _, x0 = make_pair(near=bank.refs[3])
+    close(guard.foreseen_log_ratio(x0, bank, bandwidth), foreseen(x0, bank, bandwidth))
+    assert guard.foreseen_log_ratio(x0, bank, 1.0).argmax() == foreseen(x0, bank, 1.0).argmax()
+
+
 @pytest.mark.parametrize("alpha", [0.6, 0.9])
 @pytest.mark.parametrize("tau", [1.0, 8.0])
 def test_ratio_replaces_an_unsafe_x0_by_the_benign_banks(tau: float, alpha: float) -> None:
@@ -98,9 +114,9 @@ def test_ratio_replaces_an_unsafe_x0_by_the_benign_banks(tau: float, alpha: floa
     target = benign_mean + 0.7 * (benign_mean - posterior_mean(unsafe, bank.refs, x0))
     expected = x0 + w[:, None, None, None] * (target - x0)
     _, new_x0, evidence = guard.ratio(
-        x, x0, row, bank, SHUT, opens=middle - 1e4, releases=middle, tau=tau, repulsion=0.7
+        x, x0, row, bank, SHUT, opens=-1e4, releases=middle, tau=tau, repulsion=0.7, bandwidth=5.0
     )
-    close(evidence.value, value - middle + 1e4)
+    close(evidence.value, foreseen(x0, bank, 5.0) + 1e4)
     close(new_x0, expected)
     assert evidence.nearest.tolist() == unsafe.argmax(-1).tolist()
 
@@ -110,10 +126,11 @@ def test_ratio_steers_towards_the_first_targets_alone() -> None:
     bank, row = make_bank(), make_row()
     bank = bank._replace(aims=np.where(np.arange(len(bank.benign)) < 4, 0, -np.inf).astype(np.float32))
     x, x0 = make_pair(near=bank.benign[6])
-    _, found, evidence = guard.ratio(x, x0, row, bank, SHUT, opens=-1e6, releases=0.0, tau=1.0, repulsion=0.0)
+    _, found, evidence = guard.ratio(x, x0, row, bank, SHUT, opens=-1e6, releases=0.0, tau=1.0,
+                                     repulsion=0.0, bandwidth=5.0)  # fmt: skip
     close(found, posterior_mean(forward_kernels(x, bank.benign[:4], row, 1.0), bank.benign[:4], x0))
     every = guard.ratio(x, x0, row, bank._replace(aims=None), SHUT, opens=-1e6, releases=0.0,
-                        tau=1.0, repulsion=0.0)[2]  # fmt: skip
+                        tau=1.0, repulsion=0.0, bandwidth=5.0)[2]  # fmt: skip
     assert (evidence.value == every.value).all()  # all of them still bear witness
 
 
@@ -121,7 +138,7 @@ def test_ratio_leaves_alone_what_stays_below_its_threshold() -> None:
     bank = make_bank()
     x, x0 = make_pair(near=bank.benign[2])
     _, new_x0, evidence = guard.ratio(
-        x, x0, make_row(), bank, SHUT, opens=0.0, releases=-10.0, tau=1.0, repulsion=1.0
+        x, x0, make_row(), bank, SHUT, opens=1e3, releases=-10.0, tau=1.0, repulsion=1.0, bandwidth=5.0
     )
     assert (evidence.value < 0).all()
     assert (new_x0 == x0).all()
@@ -132,7 +149,7 @@ def test_ratio_keeps_hold_of_a_picture_whose_gate_has_opened() -> None:
     x, x0 = make_pair(near=bank.refs[3])
     latched = np.array([True, False, False])
     _, new_x0, evidence = guard.ratio(
-        x, x0, make_row(), bank, latched, opens=1e6, releases=0.0, tau=1.0, repulsion=1.0
+        x, x0, make_row(), bank, latched, opens=1e6, releases=0.0, tau=1.0, repulsion=1.0, bandwidth=5.0
     )
     assert evidence.weight.tolist() == [1.0, 0.0, 0.0]
     assert (new_x0[1:] == x0[1:]).all()
@@ -140,7 +157,7 @@ def test_ratio_keeps_hold_of_a_picture_whose_gate_has_opened() -> None:
     late = make_row(0.9, math.sqrt(1 - 0.81))
     far, far_x0 = make_pair(near=bank.benign[3])
     _, kept, _ = guard.ratio(
-        far, far_x0, late, bank, latched, opens=1e6, releases=0.0, tau=1.0, repulsion=1.0
+        far, far_x0, late, bank, latched, opens=1e6, releases=0.0, tau=1.0, repulsion=1.0, bandwidth=5.0
     )
     assert (kept == far_x0).all()
 
@@ -258,7 +275,8 @@ def run_all(x, x0, z, bank: Bank, row: Row):
     shut = xp.zeros(x.shape[0], dtype=xp.bool)
     return {
         "theorem": guard.theorem(x, x0, row, bank, tau=1.0, log_eta=0.0, log_w_max=LOG3),
-        "ratio": guard.ratio(x, x0, row, bank, shut, opens=-1.0, releases=-5.0, tau=1.0, repulsion=1.0),
+        "ratio": guard.ratio(x, x0, row, bank, shut, opens=-1.0, releases=-5.0, tau=1.0, repulsion=1.0,
+                             bandwidth=5.0),
         "paper": guard.paper(x, x0, row, bank, threshold=-1e3, usual=-50.0, eta=1.0, log_cap=LOG3),
         "official": guard.official(x, x0, row, *units, z, bandwidth=3.15, scale=0.33, threshold=0.1,
                                    margin=0.1, unit_x0=False),
@@ -334,7 +352,7 @@ def test_a_bank_of_515_at_4x64x64_needs_no_large_temporary() -> None:
     units, latents = units_of(bank), x.nbytes
     calls = {
         "ratio": lambda: guard.ratio(x, x0, make_row(), bank, SHUT[:2], opens=0.0, releases=0.0, tau=1.0,
-                                     repulsion=1.0),
+                                     repulsion=1.0, bandwidth=80.0),
         "paper": lambda: guard.paper(x, x0, make_row(), bank, threshold=0.0, usual=0.0, eta=1.0,
                                      log_cap=LOG3),
         "official": lambda: guard.official(x, x0, make_row(), *units, z, bandwidth=3.15, scale=0.33,

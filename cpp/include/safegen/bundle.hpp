@@ -22,6 +22,8 @@ struct Rows {
 struct Calibration {
   std::vector<float> log_snr;
   Rows benign, density;
+  std::vector<float> foreseen_log_snr;  ///< the levels of foreseen
+  Rows foreseen;                        ///< of ordinary pictures, as the model foresees them
 };
 
 struct Bundle {
@@ -30,14 +32,14 @@ struct Bundle {
   std::array<std::int64_t, 2> image_size{};
   std::size_t target_count = 0;
   Json guard;  ///< default guard and its settings, told apart by "mode"
-  double tau = 1.0;
+  double tau = 1.0, bandwidth = 1.0;
   Rows negation, benign;
   Calibration calibration;
 };
 
 namespace detail {
 
-inline constexpr int bundle_schema = 2;
+inline constexpr int bundle_schema = 3;
 
 inline Rows widened(const TensorView& tensor) {
   const auto halves = tensor.as<std::uint16_t>("F16");
@@ -73,7 +75,8 @@ inline Bundle parse_bundle(std::string_view content) {
   if (version != detail::bundle_schema)
     throw std::invalid_argument("bundle schema " + version.dump() + ", this safegen reads " + std::to_string(detail::bundle_schema));
   only_keys(info, {"schema_version", "name", "latent_space", "latent_shape", "image_size", "negation_count",
-                   "benign_count", "target_count", "benign_source", "source_digest", "created", "guard", "tau"});
+                   "benign_count", "target_count", "benign_source", "source_digest", "created", "guard", "tau",
+                   "bandwidth", "foreseen_from"});
   Bundle bundle;
   bundle.name = info.at("name");
   bundle.latent_space = info.at("latent_space");
@@ -81,19 +84,23 @@ inline Bundle parse_bundle(std::string_view content) {
   bundle.image_size = info.at("image_size");
   bundle.guard = info.at("guard");
   bundle.tau = info.at("tau");
+  bundle.bandwidth = info.at("bandwidth");
   const auto benign_count = info.at("benign_count").get<std::int64_t>(), targets = info.at("target_count").get<std::int64_t>();
   detail::check_shape("negation", file.at("negation"), info.at("negation_count"), bundle.latent_shape);
   detail::check_shape("benign", file.at("benign"), benign_count, bundle.latent_shape);
-  if (targets < 1 || targets > benign_count || !(bundle.tau > 0.0) || !bundle.guard.is_object())
+  if (targets < 1 || targets > benign_count || !(bundle.tau > 0.0) || !(bundle.bandwidth > 0.0) || !bundle.guard.is_object())
     throw std::invalid_argument("its description is out of range");
   bundle.target_count = static_cast<std::size_t>(targets);
   bundle.negation = detail::widened(file.at("negation"));
   bundle.benign = detail::widened(file.at("benign"));
   bundle.calibration.log_snr = file.at("log_snr").as<float>("F32");
   const std::size_t levels = bundle.calibration.log_snr.size();
-  if (levels == 0) throw std::invalid_argument("no calibration");
+  bundle.calibration.foreseen_log_snr = file.at("foreseen_log_snr").as<float>("F32");
+  const std::size_t foreseen = bundle.calibration.foreseen_log_snr.size();
+  if (levels == 0 || foreseen == 0) throw std::invalid_argument("no calibration");
   bundle.calibration.benign = detail::matrix(file.at("benign_log_ratio"), levels);
   bundle.calibration.density = detail::matrix(file.at("negation_density"), levels);
+  bundle.calibration.foreseen = detail::matrix(file.at("foreseen_log_ratio"), foreseen);
   return bundle;
 }
 

@@ -83,44 +83,38 @@ inline double interpolate(double at, const std::vector<float>& known, const std:
 
 inline std::vector<float> row_of(const Rows& rows, std::size_t i) { return {rows[i], rows[i] + rows.width}; }
 
-inline constexpr double looks_from = -4.0, safely_benign = 0.05;
+inline constexpr double safely_benign = 0.05;
 
 /// Gate and release of the guard ratio at each step: safegen.calibration.thresholds.
 inline std::vector<GuardStep> ratio(const Bundle& bundle, const Table& table, double rate, double repulsion) {
   const Calibration& known = bundle.calibration;
-  const std::size_t levels = known.log_snr.size(), images = known.benign.width;
-  double last = -std::numeric_limits<double>::infinity();
-  for (const Row& row : table.rows) last = std::max(last, row.log_snr());
-  if (table.rows.back().log_snr() < looks_from)
-    throw Error(Code::usage, "the guard ratio looks at x_t, which is nothing but noise at every step of this plan; take"
-                             " more steps, or a guard that looks at x0: spell or sgf.");
-  std::vector<double> high(levels), excess(levels), usual(levels);
-  std::vector<float> scores(images, -std::numeric_limits<float>::infinity());
+  const std::size_t levels = known.foreseen_log_snr.size(), pictures = known.foreseen.width;
+  std::vector<double> gate(levels), excess(levels), usual;
+  std::vector<float> scores(pictures, -std::numeric_limits<float>::infinity());
   for (std::size_t level = 0; level < levels; ++level) {
-    const std::vector<float> row = row_of(known.benign, level);
-    high[level] = quantile(row, 0.9);
-    usual[level] = std::min(quantile(row, safely_benign), 0.0);
+    const std::vector<float> row = row_of(known.foreseen, level);
+    gate[level] = quantile(row, 0.9);
     double sum = 0.0;
     std::size_t above = 0;
     for (const float value : row) {
-      if (value > high[level]) sum += value - high[level], ++above;
+      if (value > gate[level]) sum += value - gate[level], ++above;
     }
     excess[level] = sum / static_cast<double>(std::max<std::size_t>(above, 1)) + 1e-6;
-    if (known.log_snr[level] < looks_from - 0.5 || known.log_snr[level] > last + 0.5) continue;
-    for (std::size_t i = 0; i < images; ++i)
-      scores[i] = std::max(scores[i], static_cast<float>((row[i] - high[level]) / excess[level]));
+    for (std::size_t i = 0; i < pictures; ++i)
+      scores[i] = std::max(scores[i], static_cast<float>((row[i] - gate[level]) / excess[level]));
   }
   std::sort(scores.begin(), scores.end());
-  const double wanted = std::ceil(static_cast<double>(images + 1) * (1.0 - rate)) - 1.0;
-  const auto rank = static_cast<std::size_t>(std::clamp(wanted, 0.0, static_cast<double>(images - 1)));
-  std::vector<double> gate(levels);
-  for (std::size_t level = 0; level < levels; ++level) gate[level] = high[level] + scores[rank] * excess[level];
+  const double wanted = std::ceil(static_cast<double>(pictures + 1) * (1.0 - rate)) - 1.0;
+  const auto rank = static_cast<std::size_t>(std::clamp(wanted, 0.0, static_cast<double>(pictures - 1)));
+  for (std::size_t level = 0; level < levels; ++level) gate[level] += scores[rank] * excess[level];
+  for (std::size_t level = 0; level < known.log_snr.size(); ++level)
+    usual.push_back(std::min(quantile(row_of(known.benign, level), safely_benign), 0.0));
   std::vector<GuardStep> steps;
   for (const Row& row : table.rows) {
-    const bool looks = row.log_snr() >= looks_from;
-    const double opens = interpolate(row.log_snr(), known.log_snr, gate);
-    const double releases = std::min(interpolate(row.log_snr(), known.log_snr, usual), opens);
-    steps.push_back({{looks ? opens : 0.0, releases, repulsion}, looks});
+    const double at = row.log_snr();
+    steps.push_back({{interpolate(at, known.foreseen_log_snr, gate), interpolate(at, known.log_snr, usual), repulsion,
+                      bundle.bandwidth},
+                     true});
   }
   return steps;
 }
@@ -247,7 +241,7 @@ inline OpenGuard open_guard(const Json& settings, const Bundle* bundle, const Ta
   const auto set = [&](const char* name, double fallback) { return value_or(settings, name, fallback); };
   if (mode == "off") return {mode, std::vector<GuardStep>(table.rows.size(), GuardStep{{}, false})};
   if (bundle == nullptr) throw Error(Code::guard, "the guard " + mode + " needs a negation bundle.");
-  if (mode == "ratio") return {mode, detail::ratio(*bundle, table, set("false_positive_rate", 0.02), set("repulsion", 1.0))};
+  if (mode == "ratio") return {mode, detail::ratio(*bundle, table, set("false_positive_rate", 0.005), set("repulsion", 1.0))};
   if (mode == "theorem") return {mode, detail::constant(table, {std::log(set("eta", 1.0)), std::log(set("w_max", 3.0))})};
   if (mode == "paper") return {mode, detail::paper(*bundle, table, settings)};
   if (mode == "official" || mode == "renoise-only")

@@ -1,0 +1,117 @@
+"""What the model foresees of ordinary pictures, level by level: what the gate must let pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safegen import noise
+from safegen.calibration import LEVEL_LIMIT
+from safegen.device import to_host
+from safegen.engine import Engine
+from safegen.guard_settings import Off, open_guard
+from safegen.guidance import guided
+from safegen.loop import denoise, first_latents
+from safegen.solver import Solver, Table
+
+LEVELS = 12
+"""Steps of the plan whose levels are looked at."""
+SEED = 700_000
+"""First seed of the pictures that prompts draw."""
+
+Evidence = Callable[[NDArray[Any]], NDArray[Any]]
+"""x0 (B, C, H, W) to one number, or one row of numbers, each: (B, ...)."""
+Report = Callable[[str, int, int], None]
+"""(what, done, of how many)."""
+Curves = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Levels of log-SNR (F,), rising, and the evidence at each: (F, P, ...)."""
+
+
+def of_images(engine: Engine) -> str:
+    """How a bundle says what :func:`from_latents` looked at."""
+    return "images" if _knows_nothing(engine) else "images, unseen by the model"
+
+
+def _knows_nothing(engine: Engine) -> bool:
+    """Whether the model can be told nothing in particular."""
+    spec = engine.manifest.conditioning
+    return not spec.classes or spec.null_class is not None
+
+
+def plan(engine: Engine, size: tuple[int, int]) -> Table:
+    """The default solver's plan of :data:`LEVELS` steps."""
+    return engine.plan(Solver(engine.manifest.defaults.solver), LEVELS, size)
+
+
+def from_prompts(
+    engine: Engine, prompts: Sequence[str], size: tuple[int, int], evidence: Evidence,
+    batch_size: int, report: Report,
+) -> Curves:  # fmt: skip
+    """Evidence along unguarded pictures of ordinary prompts, drawn as ``generate`` draws them."""
+    table, scale = plan(engine, size), engine.manifest.defaults.guidance_scale
+    shape, how = engine.latent_shape(*size), engine.manifest.conditioning.guidance
+    parts = []
+    for start in range(0, len(prompts), batch_size):
+        some = prompts[start : start + batch_size]
+        chunks = engine.count_chunks(*some)
+        with engine.device.active():
+            cond = engine.condition(some, size, scale, chunks)
+            uncond = None
+            if how == "classifier-free" and scale > 1.0:
+                uncond = engine.uncondition("", len(some), size, scale, chunks)
+            model = guided(engine.predict, cond, uncond, scale)
+            seeds = [SEED + start + i for i in range(len(some))]
+            x = first_latents(table, seeds, shape, engine.device.xp)
+            guard = open_guard(Off(), None, None, table)
+            steps = denoise(model, x, table, guard, seeds)
+            parts.append(np.stack([evidence(to_host(step.x0)) for step in steps]))
+        report("foreseeing ordinary pictures", start + len(some), len(prompts))
+    return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def from_latents(
+    engine: Engine, latents: NDArray[np.float16], size: tuple[int, int], evidence: Evidence,
+    batch_size: int, report: Report,
+) -> Curves:  # fmt: skip
+    """Evidence of what the model, told nothing, foresees in noised latents (P, C, H', W').
+
+    A model that knows no null class is not asked: the latents themselves stand for what it foresees.
+    """
+    table, blind = plan(engine, size), not _knows_nothing(engine)
+    parts = []
+    for start in range(0, len(latents), batch_size):
+        x0 = latents[start : start + batch_size].astype(np.float32)
+        if blind:
+            parts.append(np.stack([evidence(x0)] * len(table)))
+        else:
+            # one noise a picture for all levels, as along a deterministic solver's path
+            seeds = range(start, start + len(x0))
+            draws = np.stack([noise.normal(seed, 0, x0.shape[1:], stream=4) for seed in seeds])
+            parts.append(_foreseen(engine, table, x0, draws, size, evidence))
+        report("foreseeing ordinary pictures", start + len(x0), len(latents))
+    return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _foreseen(
+    engine: Engine, table: Table, x0: NDArray[Any], draws: NDArray[Any], size: tuple[int, int],
+    evidence: Evidence,
+) -> NDArray[Any]:  # fmt: skip
+    xp, found = engine.device.xp, []
+    with engine.device.active():
+        nothing = engine.uncondition("", len(x0), size, 1.0)
+        for row in table.rows:
+            x = xp.asarray((row.alpha * x0 + row.sigma * draws).astype(np.float32))
+            out = engine.predict(x * row.input_scale, row.timestep, nothing)
+            foreseen = row.x0_x * x + row.x0_out * out
+            if table.clip is not None:
+                foreseen = xp.clip(foreseen, -table.clip, table.clip)
+            found.append(evidence(to_host(foreseen)))
+    return np.stack(found)
+
+
+def _levels(table: Table) -> NDArray[np.float32]:
+    levels = np.array([row.log_snr for row in table.rows], np.float32)
+    return levels.clip(-LEVEL_LIMIT, LEVEL_LIMIT)
