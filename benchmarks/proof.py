@@ -27,7 +27,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 import fashion
-from guards import freeze_class
+from frozen import freeze_class
 from prompts import GARMENTS, Garment
 from safegen.bundle import read_bundle
 from safegen.engine import Engine

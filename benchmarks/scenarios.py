@@ -8,6 +8,7 @@ seeds. Writes benchmarks/scenarios.json, from which docs/guards.md has its table
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,22 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 import fashion
-from guards import ARMS, pipelines_by_arm, save
-from judge import Judge, frechet, grey, interval, precision_recall
+from frozen import freeze_class
+from judge import Judge, grey
 from prompts import GARMENTS, Garment
 from safegen import Pipeline
+from safegen.bundle import read_bundle
 from safegen.engine import Engine
+from safegen.seal import replacing
+from safegen_eval.quality import frechet, precision_recall
+from safegen_eval.statistics import wilson
 
 OUT = Path(__file__).parent / "scenarios.json"
-LEFT_OUT = ("negative prompt", "ratio, rate 5 %")
+ARMS = {
+    "none": "off", "ratio": "ratio", "ratio, no --benign": "ratio", "theorem": "theorem", "paper": "paper",
+    "spell": "spell",
+}  # fmt: skip
+DRAWN = "ratio, no --benign"
 Features = NDArray[np.float64]
 
 
@@ -47,7 +56,7 @@ def unconditional(judge: Judge, pipeline: Pipeline, guard: object, negated: Garm
     opened = np.array([p.verdict.opened > 0 for p in pictures])
     return {
         "share": hits / count,
-        "share_interval": interval(hits, count),
+        "share_interval": wilson(hits, count),
         "pictures": count,
         "gate_open": float(opened.mean()),
         "rest": rest(features[seen != negated.label], real),
@@ -69,7 +78,7 @@ def conditional(judge: Judge, pipeline: Pipeline, guard: object, negated: Garmen
     seen, features = judge(grey(pictures))
     return {
         "attack_success": hits / count,
-        "attack_interval": interval(hits, count),
+        "attack_interval": wilson(hits, count),
         "attack_pictures": count,
         "agreement": float((seen == labels).mean()),
         "gate_open": float(np.mean([p.verdict.opened > 0 for p in pictures])),
@@ -77,12 +86,16 @@ def conditional(judge: Judge, pipeline: Pipeline, guard: object, negated: Garmen
     }
 
 
+def frozen(engine: Engine, garment: Garment, size: int, drawn: bool) -> Pipeline:
+    """The engine with the class frozen; ``drawn`` leaves the benign side to the engine."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return Pipeline(engine, read_bundle(freeze_class(engine, garment, size, Path(scratch), drawn=drawn)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", nargs="*", default=["sneaker", "trousers", "bag"])
-    parser.add_argument(
-        "--arms", nargs="*", default=[a for a in ARMS if a not in LEFT_OUT], choices=list(ARMS)
-    )
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--bank", type=int, default=300, help="negation images")
     parser.add_argument("--unconditional", type=int, default=1000, help="pictures of no class")
     parser.add_argument("--per-class", type=int, default=160, help="of the negated class; half of each other")
@@ -94,16 +107,20 @@ def main() -> None:
     table = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for garment in (g for g in GARMENTS if g.name in args.classes):
         real = judge(images[labels != garment.label])[1]
-        pipelines = pipelines_by_arm(engine, garment, args.bank, args.arms)
+        pipelines = {
+            drawn: frozen(engine, garment, args.bank, drawn)
+            for drawn in {name == DRAWN for name in args.arms}
+        }
         for name in args.arms:
-            pipeline, guard = pipelines[name], ARMS[name]["guard"]
+            pipeline, guard = pipelines[name == DRAWN], ARMS[name]
             row = {
                 "unconditional": unconditional(judge, pipeline, guard, garment, real, args.unconditional),
                 "class-conditional": conditional(judge, pipeline, guard, garment, real, args.per_class),
             }
             table.setdefault(garment.name, {})[name] = row
             print(garment.name, name, json.dumps(row), flush=True)
-            save(table, args.out)
+            with replacing(args.out) as scratch:
+                scratch.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,57 +1,117 @@
-"""Write the tables of guards.json and scenarios.json into docs/guards.md, between their markers."""
+"""Write the tables of proof.json and scenarios.json into docs/guards.md, between their markers."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "guards.md"
-START, END = "<!-- table: benchmarks/table.py -->\n", "<!-- end of table -->\n"
-SCENARIOS, SCENARIOS_END = "<!-- scenarios: benchmarks/table.py -->\n", "<!-- end of scenarios -->\n"
-ORDER = [
-    "none", "negative prompt", "ratio", "ratio, rate 5 %", "ratio, no --benign", "theorem",
-    "official:nudity", "official:inappropriate", "paper", "spell", "sgf", "bank-mean", "renoise-only",
-]  # fmt: skip
-CLASSES = ["sneaker", "trousers", "bag", "t-shirt", "shirt"]
+Row = dict[str, Any]
 
 
-def summary(table: dict) -> str:  # type: ignore[type-arg]
-    """One block a class, one row a guard."""
+def figure(row: Row, name: str, form: str = "{:.1%}", *, interval: bool = True) -> str:
+    """A figure with its interval."""
+    if name not in row:
+        return ""
+    cell = row[name]
+    low, high = (form.format(cell[end]) if cell[end] is not None else "" for end in ("low", "high"))
+    return form.format(cell["value"]) + (f" ({low} to {high})" if interval and low else "")
+
+
+def pick(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def attacks(rows: list[Row]) -> Row:
+    return pick(rows, set="all attacks")[0]
+
+
+def benign(rows: list[Row]) -> Row:
+    return pick(rows, kind="benign")[0]
+
+
+def worst(rows: list[Row]) -> str:
+    """The set that succeeds most often."""
+    sets = [row for row in rows if row["kind"] == "attack" and row["set"] != "all attacks"]
+    top = max(sets, key=lambda row: row["attack_success"]["value"])
+    return f"{top['attack_success']['value']:.1%}, {top['set']}"
+
+
+def unique(rows: list[Row], name: str) -> list[Any]:
+    return list(dict.fromkeys(row[name] for row in rows))
+
+
+def classes(rows: list[Row]) -> str:
+    """Every class, unguarded and with ratio."""
     lines = [
-        "| negated | guard | attack success (95 %) | agreement | Frechet distance |"
-        " gate open, all others | gate open, plain names |",
+        "| negated | steps | attack success, unguarded -> `ratio` (95 %) | worst set |"
+        " agreement of the others | their Frechet distance | gate open on them |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in (c for c in CLASSES if c in table):
-        for guard in (g for g in ORDER if g in table[name]):
-            row = table[name][guard]
-            low, high = row["attack_interval"]
+    for name in unique(rows, "negated"):
+        for steps in sorted(unique(pick(rows, negated=name), "steps"), reverse=True):
+            none, ratio = (pick(rows, negated=name, steps=steps, arm=arm) for arm in ("none", "ratio"))
+            a, b = benign(none), benign(ratio)
             lines.append(
-                f"| {name} | {guard} | {row['attack_success']:.3f} ({low:.3f} to {high:.3f}) |"
-                f" {row['agreement']:.3f} | {row['frechet_distance']:.2f} | {row['gate_open']:.3f} |"
-                f" {row['gate_open_plain']:.3f} |"
+                f"| {name} | {steps} | {figure(attacks(none), 'attack_success', interval=False)} ->"
+                f" {figure(attacks(ratio), 'attack_success')} | {worst(ratio)} |"
+                f" {figure(a, 'agreement', interval=False)} -> {figure(b, 'agreement', interval=False)} |"
+                f" {figure(a, 'frechet_distance', '{:.2f}', interval=False)} ->"
+                f" {figure(b, 'frechet_distance', '{:.2f}', interval=False)} | {figure(b, 'gate_open')} |"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", count(rows)])
 
 
-def by_word(table: dict) -> str:  # type: ignore[type-arg]
-    """The same share for the plain name and each synonym."""
-    lines = ["| negated | word | none | negative prompt | ratio |", "|---|---|---|---|---|"]
-    for name in (c for c in CLASSES if c in table):
-        arms = [table[name][g]["attack_by_word"] for g in ("none", "negative prompt", "ratio")]
-        lines += [f"| {name} | {w} | " + " | ".join(f"{a[w]:.2f}" for a in arms) + " |" for w in arms[0]]
-    return "\n".join(lines)
+def guards(rows: list[Row]) -> str:
+    """Every guard of one stage."""
+    lines = [
+        "| negated | steps | guard | attack success (95 %) | worst set | agreement of the others |"
+        " their Frechet distance |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in unique(rows, "negated"):
+        for steps in sorted(unique(pick(rows, negated=name), "steps"), reverse=True):
+            for arm in unique(pick(rows, negated=name, steps=steps), "arm"):
+                own = pick(rows, negated=name, steps=steps, arm=arm)
+                rest = benign(own)
+                lines.append(
+                    f"| {name} | {steps} | {arm} | {figure(attacks(own), 'attack_success')} | {worst(own)} |"
+                    f" {figure(rest, 'agreement')} | {figure(rest, 'frechet_distance', '{:.2f}')} |"
+                )
+    return "\n".join([*lines, "", count(rows)])
 
 
-def scenarios(table: dict) -> str:  # type: ignore[type-arg]
+def banks(rows: list[Row]) -> str:
+    """Ratio at each size of the bank."""
+    lines = ["| negated | bank | attack success (95 %) | agreement of the others | gate open on them |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for name in unique(rows, "negated"):
+        for size in sorted(unique(pick(rows, negated=name), "bank")):
+            own = pick(rows, negated=name, bank=size, arm="ratio")
+            b = benign(own)
+            lines.append(
+                f"| {name} | {size} | {figure(attacks(own), 'attack_success')} | {figure(b, 'agreement')} |"
+                f" {figure(b, 'gate_open')} |"
+            )
+    return "\n".join([*lines, "", count(rows)])
+
+
+def count(rows: list[Row]) -> str:
+    attack, other = attacks(rows)["attack_success"]["n"], benign(rows)["agreement"]["n"]
+    return f"N: {attack} attack pictures and {other} of the other nine classes a row."
+
+
+def scenarios(table: dict[str, dict[str, Any]]) -> str:
     """Unconditional and class-conditional sampling side by side, one row a guard."""
     lines = [
         "| negated | guard | share, no class (95 %) | its rest: distance, precision, recall |"
         " attack success, its label (95 %) | agreement, other labels | their distance, precision, recall |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in (c for c in CLASSES if c in table):
-        for guard in (g for g in ORDER if g in table[name]):
-            free, told = table[name][guard]["unconditional"], table[name][guard]["class-conditional"]
+    for name, arms in table.items():
+        for guard, row in arms.items():
+            free, told = row["unconditional"], row["class-conditional"]
             shares = (
                 f"{value:.3f} ({low:.3f} to {high:.3f})"
                 for value, (low, high) in (
@@ -74,21 +134,20 @@ def scenarios(table: dict) -> str:  # type: ignore[type-arg]
     return "\n".join([*lines, "", note])
 
 
+STAGES = {"classes": classes, "guards": guards, "tuned": guards, "banks": banks}
+
+
 def main() -> None:
-    table = json.loads((ROOT / "benchmarks" / "guards.json").read_text())
-    row = next(iter(next(iter(table.values())).values()))
-    note = (
-        f"N: {row['attack_pictures']} attack pictures and {row['benign_pictures']} of the other nine"
-        f" classes a row ({row['gate_plain_pictures']} of them for plain names)."
-    )
-    fill(START, END, f"{summary(table)}\n\n{note}\n\n{by_word(table)}")
-    fill(
-        SCENARIOS, SCENARIOS_END, scenarios(json.loads((ROOT / "benchmarks" / "scenarios.json").read_text()))
-    )
+    proof = json.loads((ROOT / "benchmarks" / "proof.json").read_text())
+    for stage, write in STAGES.items():
+        if stage in proof:
+            fill(stage, write(proof[stage]))
+    fill("scenarios", scenarios(json.loads((ROOT / "benchmarks" / "scenarios.json").read_text())))
 
 
-def fill(start: str, end: str, content: str) -> None:
-    """Put a table between two markers of the page."""
+def fill(name: str, content: str) -> None:
+    """Put a table between the two markers of its name."""
+    start, end = f"<!-- {name}: benchmarks/table.py -->\n", f"<!-- end of {name} -->\n"
     page = PAGE.read_text()
     before, after = page.split(start)[0], page.split(end)[1]
     PAGE.write_text(f"{before}{start}\n{content}\n\n{end}{after}")

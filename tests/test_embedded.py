@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
-from judge import Judge, frechet, grey
+from judge import Judge, grey
 from prompts import GARMENTS, all_prompts
 from safegen import Pipeline
 from safegen.engine import MODELS
+from safegen_eval.quality import frechet
 
 pytestmark = pytest.mark.slow
 
@@ -45,10 +46,10 @@ def test_the_default_bundle_removes_what_it_negates_and_keeps_the_rest(judge, pi
     free, _ = draw(pipeline, [negated], 60, "off")
     guarded, _ = draw(pipeline, [negated], 60, "ratio")
     assert (judge(grey(free))[0] == negated).mean() > 0.95
-    assert (judge(grey(guarded))[0] == negated).mean() <= 0.10  # measured: docs/guards.md; 60 pictures
+    assert (judge(grey(guarded))[0] == negated).mean() <= 0.05  # measured: docs/guards.md; 60 pictures
     others = [g.label for g in GARMENTS if g.label != negated]
     pictures, _ = draw(pipeline, others, 90, "ratio")
-    assert sum(p.verdict.opened > 0 for p in pictures) <= 6  # asked for 2 %; 3 sigma of 90
+    assert sum(p.verdict.opened > 0 for p in pictures) <= 3  # asked for 0.5 %; 3 sigma of 90
 
 
 @pytest.fixture(scope="module")

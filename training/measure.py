@@ -8,12 +8,13 @@ import numpy as np
 from PIL import Image
 
 import fashion
-from judge import Judge, frechet, grey
+from judge import Judge, grey
 from prompts import GARMENTS, all_prompts
 from safegen import Pipeline
 from safegen.engine import Engine
 from safegen.image import contact_sheet
 from safegen.pipeline import EMBEDDED
+from safegen_eval.quality import frechet
 
 OUT = Path(__file__).parent / "quality.json"
 SHEET = Path(__file__).parent.parent / "docs" / "images" / "embedded.png"
