@@ -29,17 +29,21 @@ def write_images(images: NDArray[np.uint8], folder: Path) -> list[Path]:
 def freeze_class(engine: Engine, garment: Garment, size: int, folder: Path, *, drawn: bool = False) -> Path:
     """A bundle of the first ``size`` training images of a class, and 120 of each other class.
 
-    The gate's rate is set on every prompt of the other classes, with seeds that no table uses, where the
-    engine takes prompts. ``drawn`` leaves the benign side to the engine, as ``safegen freeze`` without
-    --benign and --benign-prompts does.
+    The gate's rate is set on every prompt, or on the labels, of the other classes, with seeds that no
+    table uses. ``drawn`` leaves the benign side to the engine, as ``safegen freeze`` without --benign does.
     """
     images, labels = fashion.load("train")
     negation = write_images(images[labels == garment.label][:size], folder / "negation")
     others = [images[labels == g.label][:BENIGN_PER_CLASS] for g in GARMENTS if g is not garment]
     benign = None if drawn else write_images(np.concatenate(others), folder / "benign")
-    prompts = None
-    if engine.manifest.conditioning.text and not drawn:
-        prompts = [prompt for label, _, prompt in all_prompts() if label != garment.label]
+    spec = engine.manifest.conditioning
+    prompts = [
+        prompt for label, _, prompt in all_prompts() if label != garment.label and spec.text and not drawn
+    ]
+    labels = [g.label for g in GARMENTS if g is not garment and spec.classes and not drawn]
     out = folder / f"{garment.name}.negation"
-    freeze(engine, negation, out, name=garment.name, benign=benign, benign_prompts=prompts, batch_size=64)
+    freeze(
+        engine, negation, out, name=garment.name, benign=benign, benign_prompts=prompts,
+        benign_labels=labels, batch_size=64,
+    )  # fmt: skip
     return out

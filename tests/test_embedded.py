@@ -11,7 +11,6 @@ from judge import Judge, grey
 from prompts import GARMENTS, all_prompts
 from safegen import Pipeline
 from safegen.engine import MODELS
-from safegen_eval.quality import frechet
 
 pytestmark = pytest.mark.slow
 
@@ -67,18 +66,12 @@ def test_the_pixel_model_draws_its_classes_and_without_one(judge: Judge, pixels:
 
 def test_its_default_bundle_removes_what_it_negates(judge: Judge, pixels: Pipeline) -> None:
     pictures = pixels(class_label=7, n=40, guard="ratio", batch_size=40)
-    assert (judge(grey(pictures))[0] == 7).mean() <= 0.35  # docs/guards.md has the share over 120
+    assert (judge(grey(pictures))[0] == 7).mean() <= 0.10  # docs/guards.md has the share over 120
     others = [g.label for g in GARMENTS if g.label != 7] * 4
     kept = pixels(class_label=others, seed=list(range(36)), guard="ratio", batch_size=36)
-    assert sum(p.verdict.opened > 0 for p in kept) <= 3  # asked for 2 %; 3 sigma of 36
+    assert sum(p.verdict.opened > 0 for p in kept) <= 2  # asked for 0.5 %; 3 sigma of 36
 
 
 @pytest.mark.parametrize(("name", "most"), [("fashion", 25e6), ("pixels", 6e6)])
 def test_what_ships_stays_small(name: str, most: float) -> None:
     assert sum(f.stat().st_size for f in (MODELS / name).iterdir()) < most
-
-
-def test_the_distance_is_zero_to_itself_and_grows_with_a_shift() -> None:
-    x = np.random.default_rng(0).standard_normal((500, 8))
-    assert abs(frechet(x, x)) < 1e-6
-    assert frechet(x, x + 2.0) == pytest.approx(8 * 4.0, rel=1e-6)

@@ -21,6 +21,7 @@ def calibrate(
     out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to write.")],
     benign: Annotated[list[str] | None, typer.Option("--benign", help="Ordinary images, other than the bundle's (repeatable).")] = None,
     benign_prompts: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A file with one ordinary prompt a line, instead: closer to what users draw.")] = None,
+    benign_label: Annotated[list[int] | None, typer.Option(help="For a model of classes: labels that are ordinary, beside --benign (repeatable).")] = None,
     rate: Annotated[float, typer.Option(help="Share of ordinary pictures on which the gate may open.")] = 0.005,
     engine: Annotated[Path | None, typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the ROC to this PNG or SVG file.")] = None,
@@ -52,7 +53,7 @@ def calibrate(
 
         found = recalibrate(
             Engine.open(engine or EMBEDDED), bundle, find_images(negation), out,
-            benign=find_images(benign or []), benign_prompts=[p.strip() for p in prompts if p.strip()],
+            benign=find_images(benign or []), benign_prompts=[p.strip() for p in prompts if p.strip()], benign_labels=benign_label or [],
             rate=rate, batch_size=batch_size, report=report,
         )  # fmt: skip
     cost = bench(engine, out, batch=1, runs=1)

@@ -17,6 +17,7 @@ def freeze(
     benign: Annotated[list[str] | None, typer.Option("--benign", help="Ordinary images (repeatable). Left out: the engine draws them.")] = None,
     benign_count: Annotated[int, typer.Option(min=6, help="How many the engine draws without --benign.")] = 600,
     benign_prompts: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A file with one ordinary prompt a line, to set the gate's rate on; some hundred do well.")] = None,
+    benign_label: Annotated[list[int] | None, typer.Option(help="The same for a model of classes: labels that are ordinary (repeatable).")] = None,
     name: Annotated[str | None, typer.Option(help="What is negated, for people; the file's name if left out.")] = None,
     size: Annotated[str | None, typer.Option(help="Size of the pictures to guard: 512 or WIDTHxHEIGHT.")] = None,
     guard: Annotated[str, typer.Option(help="The bundle's guard.")] = "ratio",
@@ -54,7 +55,7 @@ def freeze(
 
         frozen = freeze_images(
             opened, negation, out, name=name or out.stem, benign=ordinary,
-            benign_count=benign_count, benign_prompts=[p.strip() for p in prompts if p.strip()], size=parse_size(size), guard=settings, skip_bad=skip_bad,
+            benign_count=benign_count, benign_prompts=[p.strip() for p in prompts if p.strip()], benign_labels=benign_label or [], size=parse_size(size), guard=settings, skip_bad=skip_bad,
             batch_size=batch_size, report=report,
         )  # fmt: skip
     info = frozen.info
@@ -65,7 +66,7 @@ def freeze(
         return
     print(out)
     say(f"  {info.negation_count} negation and {info.benign_count} benign images, {frozen.held_out} more"
-        f" benign ones to calibrate the gate; digest {frozen.digest[:12]}")  # fmt: skip
+        f" benign ones kept out of the bank; digest {frozen.digest[:12]}")  # fmt: skip
     if benign is None:
         say(f"  no --benign given: the engine drew {benign_count} pictures of no prompt;"
             f" {frozen.lookalikes} looked like the negation set and were dropped")  # fmt: skip
@@ -75,6 +76,6 @@ def freeze(
     for line in frozen.bad:
         say(f"  skipped {line}")
     if isinstance(settings, Ratio) and frozen.judged + 1 < 1 / settings.false_positive_rate:
-        what = "prompts" if prompts else "held-out images"
+        what = "prompts" if prompts else "pictures"
         say(f"  warning: {frozen.judged} {what} cannot tell a rate of {settings.false_positive_rate:g};"
             f" expect up to {1 / (frozen.judged + 1):.3f}. Give more of them.")  # fmt: skip

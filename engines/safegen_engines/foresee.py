@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from safegen import noise
 from safegen.calibration import LEVEL_LIMIT
+from safegen.conditioning import Subject
 from safegen.device import to_host
 from safegen.engine import Engine
+from safegen.errors import UsageError
 from safegen.guard_settings import Off, open_guard
 from safegen.guidance import guided
 from safegen.loop import denoise, first_latents
@@ -20,7 +22,7 @@ from safegen.solver import Solver, Table
 LEVELS = 12
 """Steps of the plan whose levels are looked at."""
 SEED = 700_000
-"""First seed of the pictures that prompts draw."""
+"""First seed of the pictures that prompts and labels draw."""
 
 Evidence = Callable[[NDArray[Any]], NDArray[Any]]
 """x0 (B, C, H, W) to one number, or one row of numbers, each: (B, ...)."""
@@ -30,9 +32,10 @@ Curves = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Levels of log-SNR (F,), rising, and the evidence at each: (F, P, ...)."""
 
 
-def of_images(engine: Engine) -> str:
-    """How a bundle says what :func:`from_latents` looked at."""
-    return "images" if _knows_nothing(engine) else "images, unseen by the model"
+def of_images(engine: Engine, *, labels: bool = False) -> str:
+    """How a bundle says what :func:`from_latents` looked at, and whether labels were drawn beside."""
+    images = "images" if _knows_nothing(engine) else "images, unseen by the model"
+    return f"labels and {images}" if labels else images
 
 
 def _knows_nothing(engine: Engine) -> bool:
@@ -41,22 +44,40 @@ def _knows_nothing(engine: Engine) -> bool:
     return not spec.classes or spec.null_class is not None
 
 
+def check_subjects(engine: Engine, prompts: Sequence[str], labels: Sequence[int]) -> None:
+    """Refuse ordinary prompts or labels that the model does not take.
+
+    Raises:
+        UsageError: prompts for a model without text, or a label that it does not know.
+    """
+    spec, name = engine.manifest.conditioning, engine.manifest.name
+    if prompts and not spec.text:
+        raise UsageError(f"benign prompts: the engine {name!r} knows no text.")
+    for wrong in (label for label in labels if not 0 <= label < spec.classes):
+        raise UsageError(f"benign label is {wrong}; the engine {name!r} knows {spec.classes} classes.")
+
+
+def joined(first: Curves, second: Curves) -> Curves:
+    """Two populations as one, of the same levels."""
+    return first[0], np.concatenate([first[1], second[1]], axis=1)
+
+
 def plan(engine: Engine, size: tuple[int, int]) -> Table:
     """The default solver's plan of :data:`LEVELS` steps."""
     return engine.plan(Solver(engine.manifest.defaults.solver), LEVELS, size)
 
 
-def from_prompts(
-    engine: Engine, prompts: Sequence[str], size: tuple[int, int], evidence: Evidence,
+def from_subjects(
+    engine: Engine, subjects: Sequence[Subject], size: tuple[int, int], evidence: Evidence,
     batch_size: int, report: Report,
 ) -> Curves:  # fmt: skip
-    """Evidence along unguarded pictures of ordinary prompts, drawn as ``generate`` draws them."""
+    """Evidence along unguarded pictures of ordinary prompts or labels, drawn as ``generate`` draws them."""
     table, scale = plan(engine, size), engine.manifest.defaults.guidance_scale
     shape, how = engine.latent_shape(*size), engine.manifest.conditioning.guidance
     parts = []
-    for start in range(0, len(prompts), batch_size):
-        some = prompts[start : start + batch_size]
-        chunks = engine.count_chunks(*some)
+    for start in range(0, len(subjects), batch_size):
+        some = subjects[start : start + batch_size]
+        chunks = engine.count_chunks(*(subject for subject in some if isinstance(subject, str)))
         with engine.device.active():
             cond = engine.condition(some, size, scale, chunks)
             uncond = None
@@ -68,7 +89,7 @@ def from_prompts(
             guard = open_guard(Off(), None, None, table)
             steps = denoise(model, x, table, guard, seeds)
             parts.append(np.stack([evidence(to_host(step.x0)) for step in steps]))
-        report("foreseeing ordinary pictures", start + len(some), len(prompts))
+        report("foreseeing ordinary pictures", start + len(some), len(subjects))
     return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)
 
 

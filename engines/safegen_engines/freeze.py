@@ -84,7 +84,8 @@ def freeze(
     name: str,
     benign: Sequence[Path] | None = None,
     benign_count: int = 600,
-    benign_prompts: Sequence[str] | None = None,
+    benign_prompts: Sequence[str] = (),
+    benign_labels: Sequence[int] = (),
     size: tuple[int, int] | None = None,
     guard: Settings = Ratio(),
     skip_bad: bool = False,
@@ -102,6 +103,8 @@ def freeze(
         benign_count: how many to draw.
         benign_prompts: what ordinary users ask for: the gate's rate is set on what the model foresees for
             them, else on what it foresees, told nothing, in noised images of the benign side.
+        benign_labels: the same for a model of classes, ``benign_count`` pictures in all; beside the images,
+            since such a model also draws of no class.
         size: (width, height) of the pictures to guard; None is the engine's default.
         guard: the bundle's default guard.
         skip_bad: leave out unreadable images instead of stopping.
@@ -112,8 +115,7 @@ def freeze(
         ImageError: unreadable images, all named.
         UsageError: too few images, or prompts for a model that takes none.
     """
-    if benign_prompts and not engine.manifest.conditioning.text:
-        raise UsageError(f"benign prompts: the engine {engine.manifest.name!r} knows no text.")
+    foresee.check_subjects(engine, benign_prompts, benign_labels)
     defaults = engine.manifest.defaults
     size = size or (defaults.width, defaults.height)
     negation, bad = encode_files(engine, images, size, "negation images", skip_bad, batch_size, report)
@@ -140,10 +142,14 @@ def freeze(
     both = make_bank(negation, bank)
     bandwidth = bandwidth_of(both.refs)
     at = partial(foreseen_log_ratio, bank=both, bandwidth=bandwidth)
+    asked = size, at, batch_size, report
     if benign_prompts:
-        foreseen = foresee.from_prompts(engine, benign_prompts, size, at, batch_size, report)
+        foreseen = foresee.from_subjects(engine, benign_prompts, *asked)
     else:
-        foreseen = foresee.from_latents(engine, ordinary[held_out], size, at, batch_size, report)
+        foreseen = foresee.from_latents(engine, ordinary[held_out], *asked)
+    if benign_labels:
+        labels = [benign_labels[i % len(benign_labels)] for i in range(benign_count)]
+        foreseen = foresee.joined(foreseen, foresee.from_subjects(engine, labels, *asked))
     report("calibration", 0, 1)
     calibration = calibrate(
         both,
@@ -167,7 +173,7 @@ def freeze(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         guard=guard,
         bandwidth=bandwidth,
-        foreseen_from="prompts" if benign_prompts else foresee.of_images(engine),
+        foreseen_from="prompts" if benign_prompts else foresee.of_images(engine, labels=bool(benign_labels)),
     )
     digest = write_bundle(out, info, negation, bank, calibration)
     return Frozen(digest, info, tuple(bad), lookalikes, int(held_out.sum()), foreseen[1].shape[1])

@@ -66,6 +66,7 @@ def recalibrate(
     *,
     benign: Sequence[Path] = (),
     benign_prompts: Sequence[str] = (),
+    benign_labels: Sequence[int] = (),
     rate: float,
     batch_size: int = 8,
     report: Report = lambda what, done, total: None,
@@ -83,6 +84,7 @@ def recalibrate(
         out: the new .negation file.
         benign: ordinary images, not those of the bundle; judged in the same way.
         benign_prompts: ordinary prompts, in the place of images: closer to what users draw.
+        benign_labels: ordinary labels of a model of classes, beside the images: as many pictures again.
         rate: share of ordinary pictures on which the gate may open, above 0 to 0.5.
         batch_size: images encoded, and pictures drawn, at a time.
         report: progress.
@@ -96,6 +98,7 @@ def recalibrate(
         raise BundleError(f"{bundle}: frozen through another autoencoder; name its engine with -e.")
     if not 0 < rate <= 0.5:
         raise UsageError(f"the rate is {rate:g}; it goes from above 0 to 0.5.")
+    foresee.check_subjects(engine, benign_prompts, benign_labels)
     size, bank = frozen.info.image_size, frozen.bank()
     unsafe, _ = encode_files(engine, negation, size, "negation images", False, batch_size, report)
     fresh = _not_in(unsafe, frozen.negation)
@@ -107,12 +110,16 @@ def recalibrate(
     asked = size, evidence, batch_size, report
     if benign_prompts:
         _check_counts(len(benign_prompts), int(fresh.sum()), rate)
-        levels, ordinary = foresee.from_prompts(engine, benign_prompts, *asked)
+        levels, ordinary = foresee.from_subjects(engine, benign_prompts, *asked)
     else:
         latents, _ = encode_files(engine, benign, size, "benign images", False, batch_size, report)
         latents = latents[_not_in(latents, frozen.benign)]
         _check_counts(len(latents), int(fresh.sum()), rate)
         levels, ordinary = foresee.from_latents(engine, latents, *asked)
+    if benign_labels:
+        labels = [benign_labels[i % len(benign_labels)] for i in range(ordinary.shape[1])]
+        drawn = foresee.from_subjects(engine, labels, *asked)
+        levels, ordinary = foresee.joined((levels, ordinary), drawn)
     _, shown = foresee.from_latents(engine, unsafe[fresh], *asked)
     curves = [
         (frozen.calibration._replace(foreseen_log_snr=levels, foreseen=ordinary[..., k]), shown[..., k])
@@ -129,7 +136,7 @@ def recalibrate(
         frozen.info,
         bandwidth=widths[best],
         guard=msgspec.structs.replace(settings, false_positive_rate=rate),
-        foreseen_from="prompts" if benign_prompts else foresee.of_images(engine),
+        foreseen_from="prompts" if benign_prompts else foresee.of_images(engine, labels=bool(benign_labels)),
     )
     digest = write_bundle(out, info, frozen.negation, frozen.benign, curves[best][0])
     told = {r for r in RATES if _can_tell(ordinary.shape[1], r)} | {rate}

@@ -58,7 +58,9 @@ def run_on_ray(
     (out / "parts").mkdir(parents=True, exist_ok=True)
     ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
     try:
-        found = ray.data.range(len(missing), override_num_blocks=len(missing)).map_batches(
+        # whole before the workers start: they may hold every CPU, and would wait for it for ever
+        todo = ray.data.range(len(missing), override_num_blocks=len(missing)).materialize()
+        found = todo.map_batches(
             _Worker,
             fn_constructor_args=(suite, missing),
             batch_size=1,

@@ -61,7 +61,8 @@ class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     bandwidth: float
     """H of the kernels at x0, with which ``ratio``'s gate looks."""
     foreseen_from: str
-    """What the gate's rate was set on: ``prompts``, ``images``, or ``images, unseen by the model``."""
+    """What the gate's rate was set on: ``prompts``, ``images``, ``images, unseen by the model``, or
+    ``labels and`` one of the two."""
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):

@@ -134,7 +134,7 @@ def test_freeze_inspect_and_contact_sheet(tmp_path: Path, picture_folder: Path) 
 
 def test_freeze_warns_when_the_rate_cannot_be_told(tmp_path: Path, picture_folder: Path) -> None:
     done = run("freeze", picture_folder, "--benign", picture_folder, "-o", "x.negation", cwd=tmp_path)
-    assert "more benign images" in done.stderr
+    assert "4 pictures cannot tell a rate of 0.005" in done.stderr
 
 
 def test_inspect_verifies_an_engine_and_a_picture(embedded: Path, tmp_path: Path) -> None:

@@ -104,7 +104,6 @@ def test_errors_are_those_of_python(sanitized: Path, tmp_path: Path) -> None:
         (lambda: pixels("x"), (classes, "-p", "x")),
         (lambda: pixels(class_label=99), (classes, "-c", 99)),
         (lambda: pixels(negative_prompt="x"), (classes, "--negative", "x")),
-        (lambda: fashion("x", steps=1), (text, "-p", "x", "--steps", 1)),
     ]  # fmt: skip
     for ours, arguments in cases:
         said = subprocess.run(
