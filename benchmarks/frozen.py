@@ -37,10 +37,11 @@ def freeze_class(engine: Engine, garment: Garment, size: int, folder: Path, *, d
     others = [images[labels == g.label][:BENIGN_PER_CLASS] for g in GARMENTS if g is not garment]
     benign = None if drawn else write_images(np.concatenate(others), folder / "benign")
     spec = engine.manifest.conditioning
-    prompts = [
-        prompt for label, _, prompt in all_prompts() if label != garment.label and spec.text and not drawn
-    ]
-    labels = [g.label for g in GARMENTS if g is not garment and spec.classes and not drawn]
+    prompts, labels = [], []
+    if spec.text and not drawn:
+        prompts = [prompt for label, _, prompt in all_prompts() if label != garment.label]
+    if spec.classes and not drawn:
+        labels = [g.label for g in GARMENTS if g is not garment]
     out = folder / f"{garment.name}.negation"
     freeze(
         engine, negation, out, name=garment.name, benign=benign, benign_prompts=prompts,
