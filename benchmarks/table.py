@@ -1,7 +1,7 @@
 """Write the tables of proof.json and scenarios.json into docs/guards.md, between their markers."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,13 @@ def unique(rows: list[Row], name: str) -> list[Any]:
     return list(dict.fromkeys(row[name] for row in rows))
 
 
+def parts(rows: list[Row]) -> Iterator[tuple[str, int, list[Row]]]:
+    """Class, steps and rows, the most steps first."""
+    for name in unique(rows, "negated"):
+        for steps in sorted(unique(pick(rows, negated=name), "steps"), reverse=True):
+            yield name, steps, pick(rows, negated=name, steps=steps)
+
+
 def classes(rows: list[Row]) -> str:
     """Every class, unguarded and with ratio."""
     lines = [
@@ -49,17 +56,16 @@ def classes(rows: list[Row]) -> str:
         " agreement of the others | their Frechet distance | gate open on them |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in unique(rows, "negated"):
-        for steps in sorted(unique(pick(rows, negated=name), "steps"), reverse=True):
-            none, ratio = (pick(rows, negated=name, steps=steps, arm=arm) for arm in ("none", "ratio"))
-            a, b = benign(none), benign(ratio)
-            lines.append(
-                f"| {name} | {steps} | {figure(attacks(none), 'attack_success', interval=False)} ->"
-                f" {figure(attacks(ratio), 'attack_success')} | {worst(ratio)} |"
-                f" {figure(a, 'agreement', interval=False)} -> {figure(b, 'agreement', interval=False)} |"
-                f" {figure(a, 'frechet_distance', '{:.2f}', interval=False)} ->"
-                f" {figure(b, 'frechet_distance', '{:.2f}', interval=False)} | {figure(b, 'gate_open')} |"
-            )
+    for name, steps, own in parts(rows):
+        none, ratio = (pick(own, arm=arm) for arm in ("none", "ratio"))
+        a, b = benign(none), benign(ratio)
+        lines.append(
+            f"| {name} | {steps} | {figure(attacks(none), 'attack_success', interval=False)} ->"
+            f" {figure(attacks(ratio), 'attack_success')} | {worst(ratio)} |"
+            f" {figure(a, 'agreement', interval=False)} -> {figure(b, 'agreement', interval=False)} |"
+            f" {figure(a, 'frechet_distance', '{:.2f}', interval=False)} ->"
+            f" {figure(b, 'frechet_distance', '{:.2f}', interval=False)} | {figure(b, 'gate_open')} |"
+        )
     return "\n".join([*lines, "", count(rows)])
 
 
@@ -70,15 +76,14 @@ def guards(rows: list[Row]) -> str:
         " their Frechet distance |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in unique(rows, "negated"):
-        for steps in sorted(unique(pick(rows, negated=name), "steps"), reverse=True):
-            for arm in unique(pick(rows, negated=name, steps=steps), "arm"):
-                own = pick(rows, negated=name, steps=steps, arm=arm)
-                rest = benign(own)
-                lines.append(
-                    f"| {name} | {steps} | {arm} | {figure(attacks(own), 'attack_success')} | {worst(own)} |"
-                    f" {figure(rest, 'agreement')} | {figure(rest, 'frechet_distance', '{:.2f}')} |"
-                )
+    for name, steps, of_all in parts(rows):
+        for arm in unique(of_all, "arm"):
+            own = pick(of_all, arm=arm)
+            rest = benign(own)
+            lines.append(
+                f"| {name} | {steps} | {arm} | {figure(attacks(own), 'attack_success')} | {worst(own)} |"
+                f" {figure(rest, 'agreement')} | {figure(rest, 'frechet_distance', '{:.2f}')} |"
+            )
     return "\n".join([*lines, "", count(rows)])
 
 

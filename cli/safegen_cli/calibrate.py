@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safegen.errors import UsageError
-from safegen_cli.console import Json, answer, bar, say
+from safegen_cli.console import Json, answer, bar, reporter, say
 
 if TYPE_CHECKING:
     from safegen_engines.recalibrate import Recalibrated
@@ -44,17 +44,10 @@ def calibrate(
         raise UsageError("give either --benign or --benign-prompts: what the gate must let pass.")
     prompts = benign_prompts.read_text("utf-8").splitlines() if benign_prompts else []
     with bar("images") as progress:
-        tasks = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total, note="")
-            progress.update(tasks[what], completed=done)
-
         found = recalibrate(
             Engine.open(engine or EMBEDDED), bundle, find_images(negation), out,
             benign=find_images(benign or []), benign_prompts=[p.strip() for p in prompts if p.strip()], benign_labels=benign_label or [],
-            rate=rate, batch_size=batch_size, report=report,
+            rate=rate, batch_size=batch_size, report=reporter(progress),
         )  # fmt: skip
     cost = bench(engine, out, batch=1, runs=1)
     if plot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +13,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -44,6 +45,18 @@ def bar(unit: str, *, remaining: bool = False) -> Iterator[Progress]:
     )  # fmt: skip
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         yield progress
+
+
+def reporter(progress: Progress) -> Callable[[str, int, int], None]:
+    """(what, done, of how many) as a bar for each kind of work."""
+    tasks: dict[str, TaskID] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = progress.add_task(what, total=total, note="")
+        progress.update(tasks[what], completed=done)
+
+    return report
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from safegen_cli.console import Json, answer, bar, parse_size, say
+from safegen_cli.console import Json, answer, bar, parse_size, reporter, say
 
 
 def freeze(
@@ -46,17 +46,10 @@ def freeze(
     prompts = benign_prompts.read_text("utf-8").splitlines() if benign_prompts else []
     opened = Engine.open(engine or EMBEDDED)
     with bar("images") as progress:
-        tasks = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total, note="")
-            progress.update(tasks[what], completed=done)
-
         frozen = freeze_images(
             opened, negation, out, name=name or out.stem, benign=ordinary,
             benign_count=benign_count, benign_prompts=[p.strip() for p in prompts if p.strip()], benign_labels=benign_label or [], size=parse_size(size), guard=settings, skip_bad=skip_bad,
-            batch_size=batch_size, report=report,
+            batch_size=batch_size, report=reporter(progress),
         )  # fmt: skip
     info = frozen.info
     if as_json:
