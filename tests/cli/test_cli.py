@@ -212,3 +212,40 @@ def test_explain_says_what_a_rebuild_would_have_different() -> None:
     assert "weights" in found["same"]
     assert set(found["different"]) <= set(LIBRARIES)  # other versions than built the embedded engine
     fails("inspect", MODELS / "fashion", "--explain", code=2, word="records no parts")
+
+
+@pytest.mark.slow
+def test_a_text_guard_is_recorded_beside_the_guard(tmp_path: Path) -> None:
+    done = run("generate", "a sneaker", "--seed", 1, "--steps", 3, "--text-guard", "sld:max", "--concept",
+               "footwear", "--json", cwd=tmp_path)  # fmt: skip
+    [record] = json.loads(done.stdout)
+    assert record["text_guard"]["concepts"] == ["footwear"]
+    assert record["guard"]["mode"] == "ratio"
+    fails("generate", "x", "--text-guard", "sldd", code=2, word="safree", cwd=tmp_path)
+    fails("generate", "x", "--concept", "y", code=2, word="text guard", cwd=tmp_path)
+    fails("generate", "x", "--text-guard", "sld:max", "--guidance-scale", 1, code=2, word="guidance",
+          cwd=tmp_path)  # fmt: skip
+    fails("generate", "-e", "pixels", "--text-guard", "safree", code=2, word="prompts", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_evaluate_answers_programs_and_names_what_is_wrong(tmp_path: Path) -> None:
+    judge = Path(__file__).parents[2] / "training" / "classifier.onnx"
+    (tmp_path / "p.csv").write_text("prompt\na sneaker\na trainer\n")
+    suite = tmp_path / "suite.toml"
+    suite.write_text(f"""
+steps = [3]
+judge = {{ kind = "classes", model = "{judge}", unsafe = [7] }}
+arms = [{{ name = "none", guard = "off" }}]
+sets = [{{ name = "plain", kind = "attack", prompts = "p.csv" }}]
+""")
+    answered = json.loads(run("evaluate", suite, "-o", tmp_path / "out", "--json").stdout)
+    assert answered["complete"]
+    assert answered["table"][0]["attack_success"]["n"] == 2
+    fails("evaluate", tmp_path / "no.toml", "-o", tmp_path / "out", code=2, word="no such suite")
+    fails("evaluate", suite, "-o", tmp_path / "out", "--shard", "9/8", code=2, word="3/8")
+
+
+def test_calibrate_wants_to_know_what_is_ordinary(tmp_path: Path) -> None:
+    fails("calibrate", tmp_path / "a.negation", "--negation", tmp_path, "-o", tmp_path / "b.negation",
+          code=2, word="--benign")  # fmt: skip

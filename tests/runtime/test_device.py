@@ -45,6 +45,19 @@ def test_nothing_between_noise_and_picture_needs_numpy(name: str, guard: str) ->
     assert pictures[0].verdict.opened == pictures[1].verdict.opened
 
 
+@pytest.mark.parametrize("text_guard", ["safree", "sld:max"])
+def test_text_guards_need_no_numpy(text_guard: str) -> None:
+    """SAFREE's projections are made on the host, before the loop; what the loop then mixes is not."""
+    pictures = [
+        Pipeline.over(Engine.open("fashion", device=device))(
+            ["a sneaker", "a bag"], seed=[1, 2], steps=4, text_guard=text_guard
+        )
+        for device in (STRICT, None)
+    ]
+    strict, plain = (np.stack([np.asarray(p.image).astype(int) for p in drawn]) for drawn in pictures)
+    assert np.abs(strict - plain).max() <= 1
+
+
 def test_an_image_to_start_from_needs_no_numpy() -> None:
     pictures = [
         Pipeline(Engine.open("fashion", device=device), read_bundle(MODELS / "fashion" / "default.negation"))(
