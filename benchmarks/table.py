@@ -155,16 +155,20 @@ STAGES = {"classes": classes, "guards": guards, "tuned": guards, "banks": banks}
 def main() -> None:
     proof = json.loads((ROOT / "benchmarks" / "proof.json").read_text())
     for stage, write in STAGES.items():
-        if stage in proof:
+        if stage in proof and marker(stage) in PAGE.read_text():
             fill(stage, write(proof[stage]))
     path = ROOT / "benchmarks" / "high_dimension.json"
     fill("high dimension", high_dimension(json.loads(path.read_text())))
     fill("scenarios", scenarios(json.loads((ROOT / "benchmarks" / "scenarios.json").read_text())))
 
 
+def marker(name: str) -> str:
+    return f"<!-- {name}: benchmarks/table.py -->\n"
+
+
 def fill(name: str, content: str) -> None:
     """Put a table between the two markers of its name."""
-    start, end = f"<!-- {name}: benchmarks/table.py -->\n", f"<!-- end of {name} -->\n"
+    start, end = marker(name), f"<!-- end of {name} -->\n"
     page = PAGE.read_text()
     before, after = page.split(start)[0], page.split(end)[1]
     PAGE.write_text(f"{before}{start}\n{content}\n\n{end}{after}")
