@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import fashion
-from prompts import GARMENTS
+from prompts import GARMENTS, all_prompts
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "runtime" / "safegen" / "models"
@@ -35,6 +35,15 @@ def write_pngs(images: np.ndarray, folder: Path) -> Path:
 
 def safegen(*arguments: object) -> None:
     subprocess.run([Path(sys.executable).parent / "safegen", *map(str, arguments)], check=True)
+
+
+def ordinary(model: str, negated: int, work: Path) -> list[object]:
+    """What the gate's rate is set on: every prompt of the other classes, or their labels."""
+    if model == "pixels":
+        return [part for g in GARMENTS if g.label != negated for part in ("--benign-label", g.label)]
+    prompts = [prompt for label, _, prompt in all_prompts() if label != negated]
+    (work / "prompts.txt").write_text("\n".join(prompts))
+    return ["--benign-prompts", work / "prompts.txt"]
 
 
 def main() -> None:
@@ -60,8 +69,9 @@ def main() -> None:
         others = [images[labels == g.label][: args.benign_per_class] for g in GARMENTS if g.label != label]
         benign = write_pngs(np.concatenate(others), work / "benign")
         safegen(*build, "-o", work / "first")
-        safegen("freeze", negation, "--benign", benign, "-e", work / "first", "--name", NEGATED,
-                "-o", work / "default.negation", "--batch-size", 64)  # fmt: skip
+        safegen("freeze", negation, "--benign", benign, *ordinary(args.model, label, work),
+                "-e", work / "first", "--name", NEGATED, "-o", work / "default.negation",
+                "--batch-size", 64)  # fmt: skip
         built, shipped = work / args.model, MODELS / args.model
         safegen(*build, "-o", built, "-b", work / "default.negation")
         shutil.rmtree(built / ".build")
