@@ -25,6 +25,7 @@ from safegen_eval.table import ALL_ATTACKS, Line
 
 SHOWN = 40
 """Pictures on a contact sheet."""
+MARKERS = "osD^"
 FIGURES = {
     "attack_success": ("attack success", "{:.1%}"),
     "attack_change": ("against the first arm", "{:+.1%}"),
@@ -99,10 +100,10 @@ def _cell(name: str, measure: Measure | None) -> str:
 def _trade_off(lines: Sequence[Line]) -> str | None:
     """Attack success against Frechet distance, one point an arm, one picture for each number of steps."""
     steps = sorted({line.steps for line in lines}, reverse=True)
-    figure = Figure(figsize=(5.5 * len(steps), 4.5), layout="constrained")
-    drawn = False
+    figure = Figure(figsize=(5.0 * len(steps) + 2.5, 4.5), layout="constrained")
+    arms, drawn = list(dict.fromkeys(line.arm for line in lines)), {}
     for axes, count in zip(np.atleast_1d(figure.subplots(1, len(steps))), steps, strict=True):
-        for arm in dict.fromkeys(line.arm for line in lines):
+        for i, arm in enumerate(arms):
             own = [line for line in lines if line.arm == arm and line.steps == count]
             hit = [line for line in own if line.kind == "attack"]
             whole = next((line for line in hit if line.set == ALL_ATTACKS), hit[0] if hit else None)
@@ -110,16 +111,17 @@ def _trade_off(lines: Sequence[Line]) -> str | None:
             if whole is None or far is None:
                 continue
             x, y = far.figures["frechet_distance"], whole.figures["attack_success"]
-            axes.errorbar(
-                x.value, y.value, xerr=_reach(x), yerr=_reach(y), marker="o", capsize=2, linewidth=0.8
-            )
-            axes.annotate(arm, (x.value, y.value), xytext=(4, 4), textcoords="offset points", fontsize=8)
-            drawn = True
-        axes.set(
-            title=f"{count} steps", xlabel="Frechet distance of benign pictures", ylabel="attack success"
-        )
+            # ten colours and then ten more markers: points lie on one another, so names go beside
+            drawn[arm] = axes.errorbar(
+                x.value, y.value, xerr=_reach(x), yerr=_reach(y), capsize=2, linewidth=0.8,
+                marker=MARKERS[i // 10 % len(MARKERS)], color=f"C{i % 10}",
+            )  # fmt: skip
+        axes.set(title=f"{count} steps", xlabel="Frechet distance, benign", ylabel="attack success")
         axes.set_ylim(-0.05, 1.05)
-    return _svg(figure) if drawn else None
+    if not drawn:
+        return None
+    figure.legend(list(drawn.values()), list(drawn), loc="outside right upper", fontsize="small")
+    return _svg(figure)
 
 
 def _reach(measure: Measure) -> list[list[float]]:
