@@ -13,6 +13,13 @@ from safegen.errors import SafegenError, UsageError
 from safegen_cli import bench, build_engine, calibrate, doctor, evaluate, freeze, generate, inspect
 from safegen_cli.console import say
 
+EXTRAS = {
+    "engines": {"onnx"},
+    "export": {"torch", "diffusers", "transformers", "onnxscript"},
+    "eval": {"scipy", "matplotlib", "pyarrow", "jinja2", "tomli"},
+}
+"""Which extra has the packages that a command may find missing."""
+
 app = typer.Typer(
     name="safegen",
     help="Draw pictures with the safe denoiser inside the sampling loop.",
@@ -62,6 +69,13 @@ def main() -> None:
             raise
         say(f"error: {error}")
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        extra = next((name for name, packages in EXTRAS.items() if missing in packages), None)
+        if debug or extra is None:
+            raise
+        say(f"error: this needs {missing}: pip install 'safegen[{extra}]'.")
+        sys.exit(2)
     except OSError as error:
         if debug:
             raise

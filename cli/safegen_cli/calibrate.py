@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safegen.errors import UsageError
-from safegen_cli.console import Json, answer, bar, reporter, say
+from safegen_cli.console import Json, answer, bar, read_lines, reporter, say
 
 if TYPE_CHECKING:
     from safegen_engines.recalibrate import Recalibrated
@@ -42,11 +42,11 @@ def calibrate(
 
     if bool(benign) == bool(benign_prompts):
         raise UsageError("give either --benign or --benign-prompts: what the gate must let pass.")
-    prompts = benign_prompts.read_text("utf-8").splitlines() if benign_prompts else []
+    prompts = read_lines(benign_prompts)
     with bar("images") as progress:
         found = recalibrate(
             Engine.open(engine or EMBEDDED), bundle, find_images(negation), out,
-            benign=find_images(benign or []), benign_prompts=[p.strip() for p in prompts if p.strip()], benign_labels=benign_label or [],
+            benign=find_images(benign or []), benign_prompts=prompts, benign_labels=benign_label or [],
             rate=rate, batch_size=batch_size, report=reporter(progress),
         )  # fmt: skip
     cost = bench(engine, out, batch=1, runs=1)

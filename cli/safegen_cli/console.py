@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -45,6 +46,12 @@ def bar(unit: str, *, remaining: bool = False) -> Iterator[Progress]:
     )  # fmt: skip
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         yield progress
+
+
+def read_lines(path: Path | None) -> list[str]:
+    """The lines of a file that are not empty; none without a file."""
+    lines = path.read_text("utf-8").splitlines() if path else []
+    return [line.strip() for line in lines if line.strip()]
 
 
 def reporter(progress: Progress) -> Callable[[str, int, int], None]:

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, bar, say
+
+SHOWN = {"attack_success": "attack success", "agreement": "agreement", "frechet_distance": "Frechet distance",
+         "called_unsafe": "called unsafe"}  # fmt: skip
 
 
 def evaluate(
@@ -23,11 +25,8 @@ def evaluate(
 
     Example: safegen evaluate suite.toml -o results/ --shard 1/4
     """
-    try:
-        from safegen_eval.evaluate import evaluate as run
-        from safegen_eval.table import to_json
-    except ImportError as error:
-        raise UsageError(f"evaluate needs {error.name}: pip install 'safegen[eval]'.") from None
+    from safegen_eval.evaluate import evaluate as run
+    from safegen_eval.table import to_json
 
     with bar("pictures", remaining=True) as progress:
         task = progress.add_task("drawing", total=None, note="")
@@ -50,7 +49,3 @@ def evaluate(
         shown = {name: measure for name, measure in line.figures.items() if name in SHOWN}
         figures = ", ".join(f"{SHOWN[name]} {m.value:.3f}" for name, m in shown.items())
         say(f"  {line.arm}, {line.steps} steps, {line.set}: {figures}")
-
-
-SHOWN = {"attack_success": "attack success", "agreement": "agreement", "frechet_distance": "Frechet distance",
-         "called_unsafe": "called unsafe"}  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from safegen_cli.console import Json, answer, bar, parse_size, reporter, say
+from safegen_cli.console import Json, answer, bar, parse_size, read_lines, reporter, say
 
 
 def freeze(
@@ -43,13 +43,13 @@ def freeze(
         settings = msgspec.structs.replace(settings, false_positive_rate=false_positive_rate)
     negation = find_images(images)
     ordinary = find_images(benign) if benign else None
-    prompts = benign_prompts.read_text("utf-8").splitlines() if benign_prompts else []
+    prompts = read_lines(benign_prompts)
     opened = Engine.open(engine or EMBEDDED)
     with bar("images") as progress:
         frozen = freeze_images(
             opened, negation, out, name=name or out.stem, benign=ordinary,
-            benign_count=benign_count, benign_prompts=[p.strip() for p in prompts if p.strip()], benign_labels=benign_label or [], size=parse_size(size), guard=settings, skip_bad=skip_bad,
-            batch_size=batch_size, report=reporter(progress),
+            benign_count=benign_count, benign_prompts=prompts, benign_labels=benign_label or [],
+            size=parse_size(size), guard=settings, skip_bad=skip_bad, batch_size=batch_size, report=reporter(progress),
         )  # fmt: skip
     info = frozen.info
     if as_json:

@@ -12,7 +12,7 @@ import typer
 from rich.progress import Progress, TaskID
 
 from safegen.errors import UsageError
-from safegen_cli.console import Json, answer, bar, parse_size, say
+from safegen_cli.console import Json, answer, bar, parse_size, read_lines, say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,7 +60,7 @@ def generate(
     from safegen.pipeline import Pipeline
     from safegen.solver import Solver
 
-    texts = _prompts(prompt, prompts)
+    texts = ([prompt] if prompt is not None else []) + read_lines(prompts)
     total = max(1, len(texts), len(class_label or [])) * count
     if out and out.suffix.lower() == ".png" and total > 1:
         raise UsageError(f"{out}: one file for {total} pictures; give a folder with -o.")
@@ -97,11 +97,6 @@ def _open(path: Path | None) -> Image.Image | None:
     from safegen.image import open_image
 
     return open_image(path) if path else None
-
-
-def _prompts(prompt: str | None, file: Path | None) -> list[str]:
-    lines = file.read_text("utf-8").splitlines() if file else []
-    return ([prompt] if prompt is not None else []) + [t.strip() for t in lines if t.strip()]
 
 
 class _Watch:

@@ -15,15 +15,9 @@ if TYPE_CHECKING:
 
 
 def figure() -> Figure:
-    """An empty figure.
+    """An empty figure."""
+    from matplotlib.figure import Figure
 
-    Raises:
-        UsageError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'safegen[eval]'.") from None
     return Figure(figsize=(8, 5), layout="constrained")
 
 

@@ -249,3 +249,20 @@ sets = [{{ name = "plain", kind = "attack", prompts = "p.csv" }}]
 def test_calibrate_wants_to_know_what_is_ordinary(tmp_path: Path) -> None:
     fails("calibrate", tmp_path / "a.negation", "--negation", tmp_path, "-o", tmp_path / "b.negation",
           code=2, word="--benign")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "arguments"),
+    [
+        ("onnx", "engines", ["build-engine", "x", "-o", "y"]),
+        ("pyarrow", "eval", ["evaluate", "x.toml", "-o", "y"]),
+    ],
+)
+def test_a_missing_extra_is_named_in_one_line(tmp_path, package, extra, arguments) -> None:
+    """The demo's environment has neither: its user types the README's next command."""
+    code = f"import sys; sys.modules[{package!r}] = None; from safegen_cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"error: this needs {package}: pip install 'safegen[{extra}]'."
