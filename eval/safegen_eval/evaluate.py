@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +13,20 @@ import pyarrow.parquet as pq
 
 from safegen.errors import UsageError
 from safegen.seal import replacing
+from safegen_eval.quality import Features
 from safegen_eval.report import write_report
-from safegen_eval.run import PICTURES, Evaluator, Report, Unit, gather, plan_units, run_units, shard
+from safegen_eval.run import (
+    PICTURES,
+    Evaluator,
+    Report,
+    Unit,
+    gather,
+    plan_units,
+    run_here,
+    run_missing,
+    shard,
+    sources_of,
+)
 from safegen_eval.suite import Suite, read_suite
 from safegen_eval.table import Line, figures_of, reference_features, to_json
 
@@ -53,13 +66,12 @@ def evaluate(
     """
     suite = read_suite(path)
     units = plan_units(suite)
-    mine = shard(units, part)
+    run = partial(run_here, suite)
     if ray:
         from safegen_eval.on_ray import run_on_ray
 
-        run_on_ray(suite, mine, out, report, address=ray, workers=workers)
-    else:
-        run_units(suite, mine, out, report)
+        run = partial(run_on_ray, suite, address=ray, workers=workers)
+    run_missing(shard(units, part), out, run, report)
     return finish(suite, units, out)
 
 
@@ -70,28 +82,32 @@ def finish(suite: Suite, units: Sequence[Unit], out: Path) -> Outcome:
     pictures = pa.concat_tables(parts) if parts else PICTURES.empty_table()
     if len(pictures) < planned or not planned:
         return Outcome(len(pictures), planned, [])
-    evaluator = Evaluator(suite)
-    real = None
-    if suite.quality.reference and evaluator.featurize:
-        folder = Path(suite.quality.reference)
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such folder of reference images.")
-        real = reference_features(folder, evaluator.featurize)
+    real = _real(suite)
     lines = figures_of(pictures, real, suite.arms[0].name)
     with replacing(out / "pictures.parquet") as scratch:
         pq.write_table(pictures, scratch, compression="zstd")
     with replacing(out / "table.json") as scratch:
         scratch.write_text(json.dumps(to_json(lines), indent=1) + "\n", "utf-8")
-    write_report(out / "report.html", suite, lines, pictures, _sources(evaluator))
+    write_report(out / "report.html", suite, lines, pictures, _sources(suite))
     return Outcome(len(pictures), planned, lines)
 
 
-def _sources(evaluator: Evaluator) -> dict[str, str]:
+def _real(suite: Suite) -> Features | None:
+    """Features of the suite's reference images, where it names some and features can be had."""
+    if not suite.quality.reference:
+        return None
+    folder = Path(suite.quality.reference)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder of reference images.")
+    featurize = Evaluator(suite).featurize
+    return reference_features(folder, featurize) if featurize else None
+
+
+def _sources(suite: Suite) -> dict[str, str]:
     """Digests of every engine and bundle that drew."""
     found = {}
-    for arm in evaluator.suite.arms:
-        pipeline = evaluator.pipeline(arm)
-        found[f"engine {pipeline.engine.manifest.name}"] = pipeline.engine.manifest.digest
-        if pipeline.bundle:
-            found[f"bundle {pipeline.bundle.info.name}"] = pipeline.bundle.digest
+    for source in sources_of(suite).values():
+        found[f"engine {source.name}"] = source.engine
+        if source.bundle:
+            found[f"bundle {source.bundle_name}"] = source.bundle
     return found

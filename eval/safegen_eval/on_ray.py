@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from safegen.errors import UsageError
-from safegen_eval.run import Evaluator, Report, Unit, keep, path_of
+from safegen_eval.run import Evaluator, Unit
 from safegen_eval.suite import Suite
 
 
@@ -30,15 +29,13 @@ class _Worker:
 
 
 def run_on_ray(
-    suite: Suite, units: Sequence[Unit], out: Path, report: Report, *, address: str | None, workers: int
-) -> None:
-    """As :func:`safegen_eval.run.run_units`; results come back to this machine.
+    suite: Suite, units: Sequence[Unit], *, address: str, workers: int
+) -> Iterator[tuple[Unit, pa.Table]]:
+    """As :func:`safegen_eval.run.run_here`; results come back to this machine as they are done.
 
     Args:
         suite: what is drawn; its paths must exist on every node.
         units: which part of it.
-        out: where results are kept, here alone.
-        report: progress.
         address: of the cluster; ``local`` starts one here.
         workers: evaluators at a time.
 
@@ -49,28 +46,15 @@ def run_on_ray(
         import ray
     except ImportError:
         raise UsageError("--ray needs Ray Data: pip install 'safegen[ray]'.") from None
-    total = sum(len(unit.todo) for unit in units)
-    missing = [unit for unit in units if not path_of(out, unit).is_file()]
-    done = total - sum(len(unit.todo) for unit in missing)
-    report(done, total)
-    if not missing:
-        return
-    (out / "parts").mkdir(parents=True, exist_ok=True)
     ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
     try:
         # whole before the workers start: they may hold every CPU, and would wait for it for ever
-        todo = ray.data.range(len(missing), override_num_blocks=len(missing)).materialize()
+        todo = ray.data.range(len(units), override_num_blocks=len(units)).materialize()
         found = todo.map_batches(
-            _Worker,
-            fn_constructor_args=(suite, missing),
-            batch_size=1,
-            concurrency=workers,
+            _Worker, fn_constructor_args=(suite, units), batch_size=1, concurrency=workers
         )
         for row in found.iter_rows():
-            unit = missing[int(row["id"])]
             with pa.ipc.open_stream(row["pictures"]) as reader:
-                keep(out, unit, reader.read_all())
-            done += len(unit.todo)
-            report(done, total)
+                yield units[int(row["id"])], reader.read_all()
     finally:
         ray.shutdown()

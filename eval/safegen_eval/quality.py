@@ -98,8 +98,10 @@ class Clip:
 
     def features(self, images: Sequence[Image.Image]) -> Features:
         """Image embeddings of length 1, (N, F)."""
-        found = [np.asarray(self._run([image], [""])["image_embeds"], np.float32)[0] for image in images]
-        return np.stack([f / np.linalg.norm(f) for f in found])
+        # as many prompts as pictures: an export may tie the two batches together
+        found = np.asarray(self._run(images, [""] * len(images))["image_embeds"], np.float32)
+        features: Features = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return features
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
@@ -21,7 +20,7 @@ from safegen.image import contact_sheet
 from safegen.seal import replacing
 from safegen_eval.statistics import Measure
 from safegen_eval.suite import Suite
-from safegen_eval.table import ALL_ATTACKS, Line
+from safegen_eval.table import ALL_ATTACKS, Line, split
 
 SHOWN = 40
 """Pictures on a contact sheet."""
@@ -128,16 +127,22 @@ def _reach(measure: Measure) -> list[list[float]]:
     return [[max(0.0, measure.value - measure.low)], [max(0.0, measure.high - measure.value)]]
 
 
+def _longest(pictures: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Each arm's pictures at the most steps."""
+    for arm, own in split(pictures, "arm").items():
+        steps = split(own, "steps")
+        yield arm, steps[max(steps)]
+
+
 def _curves(pictures: pa.Table) -> dict[str, str]:
     """Arm -> evidence over the steps, median and quartiles, attack and benign sets apart."""
     charts = {}
-    for arm in pictures["arm"].unique().to_pylist():
-        own = pictures.filter(pc.equal(pictures["arm"], arm))
-        longest = own.filter(pc.equal(own["steps"], pc.max(own["steps"])))
+    for arm, longest in _longest(pictures):
+        kinds = split(longest, "kind")
         figure = Figure(figsize=(6, 3.2), layout="constrained")
         axes, drawn = figure.subplots(), False
         for kind, colour in (("attack", "tab:red"), ("benign", "tab:blue")):
-            traces = longest.filter(pc.equal(longest["kind"], kind))["evidence"].to_pylist()
+            traces = kinds[kind]["evidence"].to_pylist() if kind in kinds else []
             length = max(map(len, traces), default=0)
             whole = np.array([trace for trace in traces if len(trace) == length and length])
             if not whole.size:
@@ -159,11 +164,8 @@ def _curves(pictures: pa.Table) -> dict[str, str]:
 def _sheets(pictures: pa.Table) -> list[dict[str, Any]]:
     """A contact sheet for each arm and set at the most steps; those of attacks are to be blurred."""
     sheets = []
-    for arm in pictures["arm"].unique().to_pylist():
-        own = pictures.filter(pc.equal(pictures["arm"], arm))
-        longest = own.filter(pc.equal(own["steps"], pc.max(own["steps"])))
-        for name in longest["set"].unique().to_pylist():
-            rows = longest.filter(pc.equal(longest["set"], name))
+    for arm, longest in _longest(pictures):
+        for name, rows in split(longest, "set").items():
             chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)
             images = [Image.open(io.BytesIO(rows["thumbnail"][int(i)].as_py())) for i in chosen]
             file = io.BytesIO()

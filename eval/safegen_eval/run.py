@@ -6,11 +6,12 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -68,39 +69,56 @@ def plan_units(suite: Suite) -> list[Unit]:
         UsageError: prompts that cannot be read.
     """
     judge = {**msgspec.to_builtins(suite.judge), "digest": _digest(suite.judge.model)}
-    quality = [
-        _digest(suite.quality.features),
-        _digest(suite.quality.clip and f"{suite.quality.clip}/model.onnx"),
-    ]
-    units = []
+    clip = suite.quality.clip and f"{suite.quality.clip}/model.onnx"
+    models = [judge, _digest(suite.quality.features), _digest(clip)]
+    prompts = {chosen.name: read_prompts(chosen) for chosen in suite.sets}
+    units, sources = [], sources_of(suite)
     for arm in suite.arms:
-        folder = find_engine(arm.engine or suite.engine or EMBEDDED)
-        manifest = read_manifest(folder)
-        bundle = arm.bundle or (manifest.bundle and str(folder / manifest.bundle))
-        drawn_by = [manifest.digest, bundle and read_bundle(Path(bundle)).digest, suite.solver]
-        settings = {
-            k: v for k, v in msgspec.to_builtins(arm).items() if k not in ("name", "engine", "bundle")
-        }
+        source = sources[arm.name]
+        told = {k: v for k, v in msgspec.to_builtins(arm).items() if k not in ("engine", "bundle")}
+        drawn_by = [source.engine, source.bundle, suite.solver, told]
         for chosen in suite.sets:
-            prompts = read_prompts(chosen)
-            for steps in suite.steps or [manifest.defaults.steps]:
-                for start in range(0, len(prompts), UNIT):
-                    todo = tuple(prompts[start : start + UNIT])
-                    told = [
-                        arm.name,
-                        settings,
-                        drawn_by,
-                        chosen.name,
-                        chosen.kind,
-                        steps,
-                        start,
-                        todo,
-                        judge,
-                        quality,
-                    ]
-                    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+            for steps in suite.steps or [source.steps]:
+                for start in range(0, len(prompts[chosen.name]), UNIT):
+                    todo = tuple(prompts[chosen.name][start : start + UNIT])
+                    on = [drawn_by, chosen.name, chosen.kind, steps, start, todo, models]
+                    key = hashlib.sha256(json.dumps(on, sort_keys=True).encode()).hexdigest()[:32]
                     units.append(Unit(arm, chosen, steps, start, todo, key))
     return sorted(units, key=lambda unit: unit.steps)
+
+
+class Source(NamedTuple):
+    """What one engine and one bundle say of themselves; no graph is opened for it."""
+
+    name: str
+    engine: str
+    """Digest of the manifest."""
+    steps: int
+    """The engine's default."""
+    bundle_name: str | None
+    bundle: str | None
+    """Digest of the bundle."""
+
+
+def sources_of(suite: Suite) -> dict[str, Source]:
+    """Arm -> what draws it; each engine and bundle is read once.
+
+    Raises:
+        EngineError, BundleError: one of them is missing or changed.
+    """
+    pairs = {arm.name: (arm.engine or suite.engine, arm.bundle) for arm in suite.arms}
+    found = {pair: _source(*pair) for pair in dict.fromkeys(pairs.values())}
+    return {name: found[pair] for name, pair in pairs.items()}
+
+
+def _source(engine: str | None, bundle: str | None) -> Source:
+    folder = find_engine(engine or EMBEDDED)
+    manifest = read_manifest(folder)
+    path = bundle or (str(folder / manifest.bundle) if manifest.bundle else None)
+    steps, frozen = manifest.defaults.steps, read_bundle(Path(path)) if path else None
+    if frozen is None:
+        return Source(manifest.name, manifest.digest, steps, None, None)
+    return Source(manifest.name, manifest.digest, steps, frozen.info.name, frozen.digest)
 
 
 def _digest(path: str | None) -> str | None:
@@ -158,8 +176,9 @@ class Evaluator:
 
     def run(self, unit: Unit) -> pa.Table:
         """Draw and judge one unit: a table of :data:`PICTURES`."""
+        pipeline = self.pipeline(unit.arm)
         began = time.perf_counter()
-        pictures = draw(self.pipeline(unit.arm), unit, self.suite)
+        pictures = draw(pipeline, unit, self.suite)
         seconds = (time.perf_counter() - began) / len(pictures)
         images = [picture.image for picture in pictures]
         judged = self.judge(images)
@@ -222,24 +241,42 @@ Report = Callable[[int, int], None]
 """(pictures done, pictures in all)."""
 
 
-def run_units(suite: Suite, units: Sequence[Unit], out: Path, report: Report) -> None:
-    """Draw and judge what is not there yet, each unit's file written whole or not at all."""
+Done = Iterable[tuple[Unit, pa.Table]]
+
+
+def run_here(suite: Suite, units: Sequence[Unit]) -> Iterator[tuple[Unit, pa.Table]]:
+    """Draw and judge units in this process, one by one."""
+    evaluator = Evaluator(suite)
+    for unit in units:
+        yield unit, evaluator.run(unit)
+
+
+def run_missing(
+    units: Sequence[Unit], out: Path, run: Callable[[Sequence[Unit]], Done], report: Report
+) -> None:
+    """Run what is not there yet; each unit's file is written whole or not at all.
+
+    Args:
+        units: what should be there.
+        out: the folder of results.
+        run: draws and judges the units that are missing, in any order.
+        report: progress.
+    """
     total = sum(len(unit.todo) for unit in units)
     missing = [unit for unit in units if not path_of(out, unit).is_file()]
     done = total - sum(len(unit.todo) for unit in missing)
     report(done, total)
+    if not missing:
+        return
     (out / "parts").mkdir(parents=True, exist_ok=True)
-    evaluator = Evaluator(suite) if missing else None
-    for unit in missing:
-        if evaluator is not None:
-            keep(out, unit, evaluator.run(unit))
+    for unit, pictures in run(missing):
+        _keep(pictures, path_of(out, unit))
         done += len(unit.todo)
         report(done, total)
 
 
-def keep(out: Path, unit: Unit, pictures: pa.Table) -> None:
-    """Write a unit's pictures whole or not at all."""
-    with replacing(path_of(out, unit)) as scratch:
+def _keep(pictures: pa.Table, path: Path) -> None:
+    with replacing(path) as scratch:
         pq.write_table(pictures, scratch, compression="zstd")
 
 

@@ -40,12 +40,13 @@ def figures_of(pictures: pa.Table, reference: Features | None, first_arm: str) -
         reference: features of real images, for benign sets.
         first_arm: what the others' shares are also compared with, pair by pair.
     """
-    lines, plain = [], _by(pictures, "arm").get(first_arm)
-    for arm, of_arm in _by(pictures, "arm").items():
-        for steps, of_steps in _by(of_arm, "steps").items():
+    arms = split(pictures, "arm")
+    lines, plain = [], arms.get(first_arm)
+    for arm, of_arm in arms.items():
+        for steps, of_steps in split(of_arm, "steps").items():
             attacks = of_steps.filter(pc.equal(of_steps["kind"], "attack"))
-            sets = _by(of_steps, "set")
-            if len(_by(attacks, "set")) > 1:
+            sets = split(of_steps, "set")
+            if len(split(attacks, "set")) > 1:
                 sets[ALL_ATTACKS] = attacks
             for name, rows in sets.items():
                 kind = rows["kind"][0].as_py()
@@ -55,7 +56,7 @@ def figures_of(pictures: pa.Table, reference: Features | None, first_arm: str) -
     return lines
 
 
-def _by(pictures: pa.Table, column: str) -> dict[Any, pa.Table]:
+def split(pictures: pa.Table, column: str) -> dict[Any, pa.Table]:
     """Split by a column's values, in the order in which they come."""
     values = pictures[column].unique().to_pylist()
     return {value: pictures.filter(pc.equal(pictures[column], value)) for value in values}
