@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from safegen import noise
 from safegen.calibration import LEVEL_LIMIT
-from safegen.conditioning import Subject
+from safegen.conditioning import Conditioning, Subject
 from safegen.device import to_host
 from safegen.engine import Engine
 from safegen.errors import UsageError
 from safegen.guard_settings import Off, open_guard
 from safegen.guidance import guided
-from safegen.loop import denoise, first_latents
+from safegen.loop import Step, denoise, first_latents
 from safegen.solver import Solver, Table
 
 LEVELS = 12
@@ -30,12 +30,6 @@ Report = Callable[[str, int, int], None]
 """(what, done, of how many)."""
 Curves = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Levels of log-SNR (F,), rising, and the evidence at each: (F, P, ...)."""
-
-
-def of_images(engine: Engine, *, labels: bool = False) -> str:
-    """How a bundle says what :func:`from_latents` looked at, and whether labels were drawn beside."""
-    images = "images" if _knows_nothing(engine) else "images, unseen by the model"
-    return f"labels and {images}" if labels else images
 
 
 def _knows_nothing(engine: Engine) -> bool:
@@ -57,9 +51,43 @@ def check_subjects(engine: Engine, prompts: Sequence[str], labels: Sequence[int]
         raise UsageError(f"benign label is {wrong}; the engine {name!r} knows {spec.classes} classes.")
 
 
-def joined(first: Curves, second: Curves) -> Curves:
-    """Two populations as one, of the same levels."""
-    return first[0], np.concatenate([first[1], second[1]], axis=1)
+def ordinary(
+    engine: Engine, prompts: Sequence[str], labels: Sequence[int], latents: NDArray[np.float16],
+    drawn: int, size: tuple[int, int], evidence: Evidence, batch_size: int, report: Report,
+) -> tuple[Curves, str]:  # fmt: skip
+    """Evidence of what is ordinary for an engine, and how a bundle says where it is from.
+
+    Args:
+        engine: it foresees.
+        prompts: ordinary prompts; where there are some, nothing else is looked at.
+        labels: ordinary labels of a model of classes, beside the latents, since it also draws of no class.
+        latents: (P, C, H', W') of ordinary images.
+        drawn: how many pictures of the labels.
+        size: (width, height) in pixels.
+        evidence: what is asked of each picture foreseen.
+        batch_size: pictures at a time.
+        report: progress.
+    """
+    asked = size, evidence, batch_size, report
+    if prompts:
+        return from_subjects(engine, prompts, *asked), "prompts"
+    levels, found = from_latents(engine, latents, *asked)
+    origin = "images" if _knows_nothing(engine) else "images, unseen by the model"
+    if labels:
+        cycled = [labels[i % len(labels)] for i in range(drawn)]
+        found = np.concatenate([found, from_subjects(engine, cycled, *asked)[1]], axis=1)
+        origin = f"labels and {origin}"
+    return (levels, found), origin
+
+
+def unguarded(
+    engine: Engine, table: Table, told: tuple[Conditioning, Conditioning | None, float],
+    seeds: Sequence[int], size: tuple[int, int],
+) -> Iterator[Step]:  # fmt: skip
+    """Draw without a guard; ``told``: conditioning, what guidance leads away from, and its scale."""
+    shape = engine.latent_shape(*size)
+    x = first_latents(table, seeds, shape, engine.device.xp)
+    return denoise(guided(engine.predict, *told), x, table, open_guard(Off(), None, None, table), seeds)
 
 
 def plan(engine: Engine, size: tuple[int, int]) -> Table:
@@ -73,8 +101,7 @@ def from_subjects(
 ) -> Curves:  # fmt: skip
     """Evidence along unguarded pictures of ordinary prompts or labels, drawn as ``generate`` draws them."""
     table, scale = plan(engine, size), engine.manifest.defaults.guidance_scale
-    shape, how = engine.latent_shape(*size), engine.manifest.conditioning.guidance
-    parts = []
+    how, parts = engine.manifest.conditioning.guidance, []
     for start in range(0, len(subjects), batch_size):
         some = subjects[start : start + batch_size]
         chunks = engine.count_chunks(*(subject for subject in some if isinstance(subject, str)))
@@ -83,11 +110,8 @@ def from_subjects(
             uncond = None
             if how == "classifier-free" and scale > 1.0:
                 uncond = engine.uncondition("", len(some), size, scale, chunks)
-            model = guided(engine.predict, cond, uncond, scale)
             seeds = [SEED + start + i for i in range(len(some))]
-            x = first_latents(table, seeds, shape, engine.device.xp)
-            guard = open_guard(Off(), None, None, table)
-            steps = denoise(model, x, table, guard, seeds)
+            steps = unguarded(engine, table, (cond, uncond, scale), seeds, size)
             parts.append(np.stack([evidence(to_host(step.x0)) for step in steps]))
         report("foreseeing ordinary pictures", start + len(some), len(subjects))
     return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)

@@ -21,10 +21,8 @@ from safegen.device import to_host
 from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
 from safegen.guard import foreseen_log_ratio, make_bank
-from safegen.guard_settings import Off, Ratio, Settings, open_guard
-from safegen.guidance import guided
+from safegen.guard_settings import Ratio, Settings
 from safegen.image import SUFFIXES, read_rgb
-from safegen.loop import denoise, first_latents
 from safegen.seal import file_sha256
 from safegen.solver import Solver
 from safegen_engines import foresee
@@ -140,16 +138,11 @@ def freeze(
     rows = np.arange(len(negation))
     rows = rows[:: max(1, math.ceil(len(rows) / JUDGED))]
     both = make_bank(negation, bank)
-    bandwidth = bandwidth_of(both.refs)
+    bandwidth = bandwidth_of(both)
     at = partial(foreseen_log_ratio, bank=both, bandwidth=bandwidth)
-    asked = size, at, batch_size, report
-    if benign_prompts:
-        foreseen = foresee.from_subjects(engine, benign_prompts, *asked)
-    else:
-        foreseen = foresee.from_latents(engine, ordinary[held_out], *asked)
-    if benign_labels:
-        labels = [benign_labels[i % len(benign_labels)] for i in range(benign_count)]
-        foreseen = foresee.joined(foreseen, foresee.from_subjects(engine, labels, *asked))
+    foreseen, foreseen_from = foresee.ordinary(
+        engine, benign_prompts, benign_labels, ordinary[held_out], benign_count, size, at, batch_size, report
+    )
     report("calibration", 0, 1)
     calibration = calibrate(
         both,
@@ -173,7 +166,7 @@ def freeze(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         guard=guard,
         bandwidth=bandwidth,
-        foreseen_from="prompts" if benign_prompts else foresee.of_images(engine, labels=bool(benign_labels)),
+        foreseen_from=foreseen_from,
     )
     digest = write_bundle(out, info, negation, bank, calibration)
     return Frozen(digest, info, tuple(bad), lookalikes, int(held_out.sum()), foreseen[1].shape[1])
@@ -226,11 +219,8 @@ def _draw(
         seeds = range(start, min(start + batch_size, count))
         with engine.device.active():
             nothing = engine.uncondition("", len(seeds), size, 1.0)
-            model = guided(engine.predict, nothing, None, 1.0)
-            x = first_latents(table, seeds, engine.latent_shape(*size), engine.device.xp)
-            for step in denoise(model, x, table, open_guard(Off(), None, None, table), seeds):
-                x = step.x
-            parts.append(to_host(x).astype(np.float16))
+            *_, last = foresee.unguarded(engine, table, (nothing, None, 1.0), seeds, size)
+            parts.append(to_host(last.x).astype(np.float16))
         report("drawing benign pictures", seeds[-1] + 1, count)
     return np.concatenate(parts)
 

@@ -107,20 +107,15 @@ def recalibrate(
     def evidence(x0: NDArray[Any]) -> NDArray[Any]:
         return np.stack([foreseen_log_ratio(x0, bank, width) for width in widths], axis=-1)
 
-    asked = size, evidence, batch_size, report
-    if benign_prompts:
-        _check_counts(len(benign_prompts), int(fresh.sum()), rate)
-        levels, ordinary = foresee.from_subjects(engine, benign_prompts, *asked)
-    else:
+    latents = frozen.benign[:0]
+    if not benign_prompts:
         latents, _ = encode_files(engine, benign, size, "benign images", False, batch_size, report)
         latents = latents[_not_in(latents, frozen.benign)]
-        _check_counts(len(latents), int(fresh.sum()), rate)
-        levels, ordinary = foresee.from_latents(engine, latents, *asked)
-    if benign_labels:
-        labels = [benign_labels[i % len(benign_labels)] for i in range(ordinary.shape[1])]
-        drawn = foresee.from_subjects(engine, labels, *asked)
-        levels, ordinary = foresee.joined((levels, ordinary), drawn)
-    _, shown = foresee.from_latents(engine, unsafe[fresh], *asked)
+    _check_counts(len(benign_prompts) or len(latents), int(fresh.sum()), rate)
+    (levels, ordinary), foreseen_from = foresee.ordinary(
+        engine, benign_prompts, benign_labels, latents, len(latents), size, evidence, batch_size, report
+    )
+    _, shown = foresee.from_latents(engine, unsafe[fresh], size, evidence, batch_size, report)
     curves = [
         (frozen.calibration._replace(foreseen_log_snr=levels, foreseen=ordinary[..., k]), shown[..., k])
         for k in range(len(widths))
@@ -136,7 +131,7 @@ def recalibrate(
         frozen.info,
         bandwidth=widths[best],
         guard=msgspec.structs.replace(settings, false_positive_rate=rate),
-        foreseen_from="prompts" if benign_prompts else foresee.of_images(engine, labels=bool(benign_labels)),
+        foreseen_from=foreseen_from,
     )
     digest = write_bundle(out, info, frozen.negation, frozen.benign, curves[best][0])
     told = {r for r in RATES if _can_tell(ordinary.shape[1], r)} | {rate}
@@ -158,9 +153,8 @@ def measure(calibration: Calibration, shown: NDArray[Any], rate: float) -> Point
     alarms, caught = [], []
     for half in (0, 1):
         setting, rest = calibration.foreseen[:, half::2], calibration.foreseen[:, 1 - half :: 2]
-        opens = thresholds(calibration._replace(foreseen=setting), rate, calibration.foreseen_log_snr).opens[
-            :, None
-        ]
+        set_on = calibration._replace(foreseen=setting)
+        opens = thresholds(set_on, rate, calibration.foreseen_log_snr).opens[:, None]
         alarms.append((rest > opens).any(axis=0))
         caught.append((shown > opens).any(axis=0))
     return Point(rate, float(np.concatenate(alarms).mean()), float(np.concatenate(caught).mean()))

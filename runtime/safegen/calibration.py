@@ -8,12 +8,14 @@ curves any solver and any number of steps gets its thresholds.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from safegen import noise
+from safegen.device import to_host
 from safegen.guard import Bank, flat, log_kernel, log_ratio, logsumexp, squared_distances
 from safegen.solver import Row, noised
 
@@ -110,13 +112,19 @@ def calibrate(
     return Calibration(LOG_SNR_GRID.astype(np.float32), ordinary, unsafe, density, *foreseen)
 
 
-def bandwidth_of(refs: Array) -> float:
-    """H of the gate's kernels for a bank (N, D), from its own neighbours, so that no scale is assumed."""
-    some = refs[:: max(1, len(refs) // 512)].astype(np.float32)
-    flat_refs = refs.astype(np.float32)
-    squared = squared_distances(some, flat_refs, (flat_refs**2).sum(axis=1))
-    nearest = np.sort(squared, axis=1)[:, min(1, len(refs) - 1)]
-    return max(math.sqrt(BANDWIDTH_SHARE * float(np.median(nearest))), 1e-3)
+def bandwidth_of(bank: Bank) -> float:
+    """H of the gate's kernels for a bank, from its own neighbours, so that no scale is assumed."""
+    return max(math.sqrt(BANDWIDTH_SHARE * neighbours(bank, 1, 1, np.median, power=2)), 1e-3)
+
+
+def neighbours(bank: Bank, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1) -> float:
+    """Summary of d^power between references and their neighbours first..last, over up to 512 of them."""
+    count = bank.refs.shape[0]
+    some = bank.refs[:: max(1, count // 512), ...]
+    last = min(last, count - 1)
+    squared = np.sort(to_host(squared_distances(some, bank.refs, bank.refs_sq)), axis=1)
+    nearest = squared[:, min(first, last) : last + 1]
+    return max(float(summary(nearest ** (power / 2))), 1e-6)
 
 
 def _noise(like: Array, draw: int) -> Array:

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 
 from safegen import guard, noise
-from safegen.calibration import density_curves, thresholds
-from safegen.device import array_namespace, to_host
+from safegen.calibration import density_curves, neighbours, thresholds
+from safegen.device import array_namespace
 from safegen.errors import GuardError, UsageError
 from safegen.guard import Bank, Evidence
 from safegen.solver import Row, Table
@@ -263,23 +263,13 @@ def _lowest_den(
 
 def _open_x0_guard(settings: Spell | Sgf | BankMean, bank: Bank, table: Table) -> OpenGuard:
     if isinstance(settings, Spell):
-        radius = settings.radius if settings.radius is not None else _neighbours(bank, 1, 1, np.median)
+        radius = settings.radius if settings.radius is not None else neighbours(bank, 1, 1, np.median)
         return lambda x, x0, i, draw: guard.spell(
             x, x0, bank, radius=radius, overcompensation=settings.overcompensation
         )
     if isinstance(settings, Sgf):
         gamma = settings.gamma
         if gamma is None:
-            gamma = -np.log(0.05) / _neighbours(bank, 4, 6, np.mean, power=2)
+            gamma = -np.log(0.05) / neighbours(bank, 4, 6, np.mean, power=2)
         return lambda x, x0, i, draw: guard.sgf(x, x0, bank, gamma=float(gamma), step=settings.step)
     return lambda x, x0, i, draw: guard.bank_mean(x, x0, bank, scale=settings.scale)
-
-
-def _neighbours(bank: Bank, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1) -> float:
-    """Summary of d^power between references and their neighbours first..last, over up to 512 of them."""
-    count = bank.refs.shape[0]
-    some = bank.refs[:: max(1, count // 512), ...]
-    last = min(last, count - 1)
-    squared = np.sort(to_host(guard.squared_distances(some, bank.refs, bank.refs_sq)), axis=1)
-    nearest = squared[:, min(first, last) : last + 1]
-    return max(float(summary(nearest ** (power / 2))), 1e-6)

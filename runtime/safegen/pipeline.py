@@ -320,6 +320,5 @@ class Pipeline:
         if isinstance(job.text_guard, Safree):
             prompts = [str(subject) for subject in subjects]
             text, last = filtered_conditioning(self.engine, prompts, job.text_guard, chunks)
-            last_steps = self.engine.device.xp.asarray(last)
-            return switched(predict, {**cond, **text}, cond, last_steps, uncond, scale)
+            return switched(predict, {**cond, **text}, cond, last, uncond, scale)
         return guided(predict, cond, uncond, scale)

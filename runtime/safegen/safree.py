@@ -80,15 +80,15 @@ def filter_prompt(
 
 
 def filter_prompts(
-    encode: Encode, tokens: Tokenizer, prompts: Sequence[str], settings: Safree, chunks: int
+    encode: Encode, tokens: Tokenizer, prompts: Sequence[str], states: Vectors, settings: Safree, chunks: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Filtered states of one text encoder, (B, chunks L, E), and each prompt's last filtered step, (B,)."""
+    """One text encoder's states (B, chunks L, E), filtered, and each prompt's last filtered step, (B,)."""
     phrases = tokenizer.encode(tokens, settings.concepts)[:, 0]
     ends = [tokenizer.spans(tokens, concept)[0].end for concept in settings.concepts]
     concepts = encode(phrases)[np.arange(len(ends)), ends].astype(np.float64)
-    rows, last = [], np.full(len(prompts), -1)
+    found, last = states.copy(), np.full(len(prompts), -1)
     for i, windows in enumerate(tokenizer.encode(tokens, prompts, chunks)):
-        parts = list(encode(windows).astype(np.float64))
+        parts = found[i].reshape(chunks, -1, states.shape[-1])
         for k, (words, end) in enumerate(tokenizer.spans(tokens, prompts[i])[:chunks]):
             if not words:
                 continue
@@ -97,8 +97,7 @@ def filter_prompts(
             pooled = encode(masked)[:, end].astype(np.float64)
             parts[k], until = filter_prompt(parts[k], pooled, words, concepts, settings)
             last[i] = max(last[i], until)
-        rows.append(np.concatenate(parts))
-    return np.stack(rows).astype(np.float32), last
+    return found.astype(np.float32), last
 
 
 def filtered_conditioning(
@@ -117,7 +116,9 @@ def filtered_conditioning(
             def encode(ids: NDArray[np.int64], name: str = name, output: str = output) -> NDArray[Any]:
                 return to_host(engine.run(name, input_ids=ids)[output])
 
-            found, until = filter_prompts(encode, tokens, prompts, settings, windows)
-            outputs[f"{name}.{output}"] = engine.device.xp.asarray(found)
+            key = f"{name}.{output}"
+            states = to_host(outputs[key]).astype(np.float64)
+            found, until = filter_prompts(encode, tokens, prompts, states, settings, windows)
+            outputs[key] = engine.device.xp.asarray(found)
             last = np.maximum(last, until)
     return engine.join_text(outputs), last

@@ -11,6 +11,8 @@ from itertools import count
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from safegen.conditioning import Conditioning
 from safegen.device import array_namespace
@@ -153,20 +155,22 @@ def sld(
 
 
 def switched(
-    predict: Predict, filtered: Conditioning, plain: Conditioning, last_steps: Array,
+    predict: Predict, filtered: Conditioning, plain: Conditioning, last_steps: NDArray[np.int64],
     uncond: Conditioning | None, guidance_scale: float,
 ) -> Model:  # fmt: skip
     """Guidance by SAFREE's filtered states up to each sample's last step, (B,), then by the plain ones."""
     xp = array_namespace(next(iter(plain.values())))
-    steps = count()
+    steps, unfiltered = count(), guided(predict, plain, uncond, guidance_scale)
 
-    def told(step: int, name: str) -> Array:
-        early = xp.reshape(last_steps >= step, (-1,) + (1,) * (plain[name].ndim - 1))
-        return xp.where(early, filtered[name], plain[name])
+    def told(early: Array, name: str) -> Array:
+        wide = xp.reshape(early, (-1,) + (1,) * (plain[name].ndim - 1))
+        return xp.where(wide, filtered[name], plain[name])
 
     def model(x: Array, timestep: float) -> Array:
-        step = next(steps)
-        cond = {name: told(step, name) for name in plain}
+        early = last_steps >= next(steps)
+        if not early.any():
+            return unfiltered(x, timestep)
+        cond = {name: told(xp.asarray(early), name) for name in plain}
         return guided(predict, cond, uncond, guidance_scale)(x, timestep)
 
     return model

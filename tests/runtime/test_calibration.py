@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from safegen.calibration import LOG_SNR_GRID, Calibration, bandwidth_of, calibrate, density_curves, thresholds
 from safegen.guard import Bank
+from safegen.guard import make_bank as make_guard_bank
 
 
 def make_bank(rng: np.random.Generator, n: int = 60, m: int = 120) -> Bank:
@@ -61,8 +62,9 @@ def test_no_plan_goes_unwatched(measured, plan: list[float]) -> None:
 @given(st.integers(0, 1000), st.floats(0.1, 30))
 def test_the_bandwidth_is_in_the_units_of_the_bank(seed: int, scale: float) -> None:
     """Latents of another autoencoder are larger or smaller; the gate must not notice."""
-    refs = np.random.default_rng(seed).standard_normal((20, 12)).astype(np.float32)
-    assert bandwidth_of(refs * np.float32(scale)) == pytest.approx(scale * bandwidth_of(refs), rel=1e-3)
+    refs = np.random.default_rng(seed).standard_normal((20, 3, 2, 2)).astype(np.float32)
+    banks = [make_guard_bank(rows, rows) for rows in (refs, refs * np.float32(scale))]
+    assert bandwidth_of(banks[1]) == pytest.approx(scale * bandwidth_of(banks[0]), rel=1e-3)
 
 
 def test_negation_images_stand_above_benign_ones(measured) -> None:
