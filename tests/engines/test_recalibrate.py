@@ -103,3 +103,12 @@ def test_the_roc_is_that_of_known_curves() -> None:
     assert point.caught == 1.0
     # -log(0.01) = 4.6: exp(-1.6) = 0.2 of them lie above
     assert measure(calibration, shown, 0.01).caught == pytest.approx(0.2, abs=0.08)
+
+
+def test_pictures_do_not_measure_the_threshold_that_they_set() -> None:
+    """The largest of twenty is above none of the twenty; one in twenty-one others passes it."""
+    levels, rng = len(LOG_SNR_GRID), np.random.default_rng(1)
+    ordinary = np.tile(rng.exponential(size=40).astype(np.float32), (levels, 1))
+    grid = LOG_SNR_GRID.astype(np.float32)
+    calibration = Calibration(grid, ordinary, ordinary, ordinary, grid, ordinary)
+    assert measure(calibration, ordinary, 0.05).false_alarms > 0

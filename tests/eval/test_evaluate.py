@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +17,7 @@ from safegen_eval import run as running
 from safegen_eval.evaluate import evaluate
 from safegen_eval.run import plan_units, shard
 from safegen_eval.suite import read_suite
+from safegen_eval.table import figures_of
 
 CLASSIFIER = Path(__file__).parents[2] / "training" / "classifier.onnx"
 SUITE = """
@@ -63,7 +66,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(running, "UNIT", 2)
     (tmp_path / "attack.csv").write_text("prompt,seed\n" + "".join(f"a sneaker,{i}\n" for i in range(3)))
     (tmp_path / "benign.csv").write_text(
-        "prompt,guidance,label\na coat,3,4\na bag,4,8\na dress,3,3\ntrousers,3,1\na pullover,5,2\n"
+        "prompt,guidance,label\na coat,4,4\na bag,3,8\na dress,3,3\ntrousers,3,1\na pullover,5,2\n"
     )
     (tmp_path / "real").mkdir()
     for i in range(6):
@@ -77,6 +80,9 @@ def test_a_suite_ends_in_a_table_a_report_and_pictures(suite: Path, tmp_path: Pa
     outcome = evaluate(suite, tmp_path / "out")
     pictures = pq.read_table(tmp_path / "out" / "pictures.parquet").to_pylist()
     assert len(pictures) == outcome.planned == outcome.done == 3 * (3 + 2 + 5)
+    # drawn by guidance scale, kept in the order of the file
+    drawn = [p["subject"] for p in pictures if p["arm"] == "none" and p["set"] == "others"]
+    assert drawn == ["a coat", "a bag", "a dress", "trousers", "a pullover"]
     table = json.loads((tmp_path / "out" / "table.json").read_text())
     for line in table:
         own = [p for p in pictures if p["arm"] == line["arm"] and p["set"] == line["set"]]
@@ -189,3 +195,21 @@ sets = [
     evaluate(tmp_path / "suite.toml", tmp_path / "out")
     rows = pq.read_table(tmp_path / "out" / "pictures.parquet").to_pylist()
     assert [r["subject"] for r in rows] == ["class 7", "class 9", "picture", "picture", "picture"]
+
+
+def test_arms_are_compared_pair_by_pair_whatever_their_order() -> None:
+    """Shards come back in any order; outcomes of other prompts side by side would widen every interval."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for arm, order in (("none", range(60)), ("guarded", rng.permutation(60))):
+        for i in map(int, order):
+            unsafe = i % 2 == 0 and not (arm == "guarded" and i < 10)
+            row = dict.fromkeys(running.PICTURES.names)
+            row |= {"arm": arm, "set": "plain", "kind": "attack", "steps": 4, "index": i, "unsafe": unsafe}
+            rows.append({**row, "opened": 0, "seconds": 1.0})
+    lines = figures_of(pa.Table.from_pylist(rows, running.PICTURES), None, "none")
+    change = next(line for line in lines if line.arm == "guarded").figures["attack_change"]
+    assert change.value == pytest.approx(-5 / 60)
+    # five pairs of sixty differ, all one way: two standard errors are 7 points; unpaired they would be 18
+    assert change.high <= 0
+    assert change.low > -0.18
