@@ -15,7 +15,7 @@ from safegen.machine import available_memory
 from safegen.manifest import ANY_AMPERE, Compiled, Component, Parity, Tensor
 from safegen.session import Session
 from safegen.trt_session import import_module
-from safegen_engines import context, ort, parity, profile, trt
+from safegen_engines import context, memory, ort, parity, profile, trt
 from safegen_engines.quantize import QUANTIZED
 from safegen_engines.source import Source
 from safegen_engines.target import Target, capabilities
@@ -28,8 +28,6 @@ NEEDED = {"fp32": 1.6, "fp16": 2.2, "bf16": 3.3, "int8": 2.2, "fp8": 2.2}
 Diffusion 1.5 and for fp16 with SDXL; bf16 holds one copy more than fp16."""
 COMPILING = 5.0
 """The same of compiling one, over the bytes of its typed graph: Stable Diffusion 1.5 for RTX stayed below."""
-SPARE = 400_000_000
-"""What Python and the libraries take, whatever the graph."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +83,8 @@ def _prepare_apart(job: Job, precision: str, progress: Progress) -> Component:
 
 def _isolated(weights: int, progress: Progress, stage: Any, job: Job, *rest: Any) -> Any:
     """Run a stage in a process of its own, if the memory that it takes for its weights is there."""
-    needed, free = SPARE + weights, available_memory()
-    if free is not None and needed > free:
-        raise EngineError(
-            f"{job.name}: this stage needs about {needed / 2**30:.1f} GiB of memory, and"
-            f" {free / 2**30:.1f} are free."
-            " Close other programs, add swap, or build on a larger machine (--onnx-only)."
-        )
+    free = available_memory()
+    memory.check(job.name, weights, free)
     try:
         return in_own_process(stage, job, *rest, progress=progress, memory=free)
     except DiedError as error:

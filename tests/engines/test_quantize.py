@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -127,3 +128,15 @@ def test_where_8_bits_have_no_meaning_they_are_refused() -> None:
         find_target("cpu", "int8")
     assert find_target("orin-jp62", "int8") and find_target("thor-jp72", "fp8")
     assert capabilities(TARGETS["rtx"], "fp8") == ("8.9", "12.0")
+
+
+def test_too_little_memory_is_refused_before_anything_is_drawn(monkeypatch, tmp_path: Path) -> None:
+    """Seven minutes of drawing and then a line about bad_alloc is how it was found."""
+    monkeypatch.setattr(quantize, "available_memory", lambda: 300_000_000)
+    folder = tmp_path / "unet"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"\0" * 1_000_000)
+    source = SimpleNamespace(model="unet", graph=lambda name: folder / "model.onnx")
+    with pytest.raises(EngineError, match=r"quantizing: this stage needs about 0\.4 GiB of memory, and 0\.3"):
+        quantize.quantize(source, "int8", folder / "int8.onnx", lambda *_: None)
+    assert [f.name for f in folder.iterdir()] == ["model.onnx"]
