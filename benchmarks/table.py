@@ -87,6 +87,28 @@ def guards(rows: list[Row]) -> str:
     return "\n".join([*lines, "", count(rows)])
 
 
+def tuned(rows: list[Row]) -> str:
+    """Every guard with the best of its trials, one row for all step counts."""
+    counts = sorted(unique(rows, "steps"), reverse=True)
+    lines = [
+        "| negated | guard | attack success (95 %) | agreement of the others | their Frechet distance |",
+        "|---|---|---|---|---|",
+    ]
+    for name in unique(rows, "negated"):
+        for arm in unique(pick(rows, negated=name), "arm"):
+            own = [pick(rows, negated=name, arm=arm, steps=steps) for steps in counts]
+            rest = [benign(r) for r in own]
+            success = ", ".join(
+                figure(attacks(r), "attack_success", interval=steps == counts[0])
+                for steps, r in zip(counts, own, strict=True)
+            )
+            agreement = ", ".join(figure(r, "agreement", interval=False) for r in rest)
+            distance = ", ".join(figure(r, "frechet_distance", "{:.2f}", interval=False) for r in rest)
+            lines.append(f"| {name} | {arm} | {success} | {agreement} | {distance} |")
+    steps = ", ".join(str(n) for n in counts[:-1]) + f" and {counts[-1]}"
+    return "\n".join([*lines, "", f"At {steps} steps, in this order. {count(rows)}"])
+
+
 def banks(rows: list[Row]) -> str:
     """Ratio at each size of the bank."""
     lines = ["| negated | bank | attack success (95 %) | agreement of the others | gate open on them |",
@@ -98,6 +120,25 @@ def banks(rows: list[Row]) -> str:
             lines.append(
                 f"| {name} | {size} | {figure(attacks(own), 'attack_success')} | {figure(b, 'agreement')} |"
                 f" {figure(b, 'gate_open')} |"
+            )
+    return "\n".join([*lines, "", count(rows)])
+
+
+def rates(rows: list[Row]) -> str:
+    """Ratio with its gate set for several rates of false alarms."""
+    lines = [
+        "| negated | steps | rate asked for | attack success (95 %) | worst set | agreement of the others |"
+        " their Frechet distance | gate open on them |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, steps, of_all in parts(rows):
+        for arm in unique(of_all, "arm"):
+            own = pick(of_all, arm=arm)
+            b = benign(own)
+            lines.append(
+                f"| {name} | {steps} | {arm} | {figure(attacks(own), 'attack_success')} | {worst(own)} |"
+                f" {figure(b, 'agreement')} | {figure(b, 'frechet_distance', '{:.2f}', interval=False)} |"
+                f" {figure(b, 'gate_open', interval=False)} |"
             )
     return "\n".join([*lines, "", count(rows)])
 
@@ -149,7 +190,7 @@ def high_dimension(table: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-STAGES = {"classes": classes, "guards": guards, "tuned": guards, "banks": banks}
+STAGES = {"classes": classes, "guards": guards, "tuned": tuned, "banks": banks, "rates": rates}
 
 
 def main() -> None:
