@@ -280,7 +280,9 @@ def banks(engine: Engine, garment: Garment, steps: list[int]) -> None:
 
 def rates(engine: Engine, garment: Garment, steps: list[int]) -> None:
     arms: dict[str, Settings] = {"none": {"guard": "off"}}
-    arms |= {f"{rate:.1%}": {"guard": {"mode": "ratio", "false_positive_rate": rate}} for rate in RATES}
+    arms |= {
+        f"ratio at {rate:.1%}": {"guard": {"mode": "ratio", "false_positive_rate": rate}} for rate in RATES
+    }
     save("rates", run(f"rates-{slug(garment)}", garment, bundle_of(engine, garment, BANK), arms, steps))
 
 
