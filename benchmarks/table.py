@@ -81,11 +81,10 @@ def guards(rows: list[Row], *, gate: bool = False) -> str:
         for arm in unique(of_all, "arm"):
             own = pick(of_all, arm=arm)
             rest = benign(own)
+            opened = f" {figure(rest, 'gate_open')} |" if gate else ""
             lines.append(
                 f"| {name} | {steps} | {arm} | {figure(attacks(own), 'attack_success')} | {worst(own)} |"
-                f" {figure(rest, 'agreement')} | {figure(rest, 'frechet_distance', '{:.2f}')} |"
-                + f" {figure(rest, 'gate_open')} |"
-                * gate
+                f" {figure(rest, 'agreement')} | {figure(rest, 'frechet_distance', '{:.2f}')} |{opened}"
             )
     return "\n".join([*lines, "", count(rows)])
 
