@@ -21,7 +21,7 @@ def freeze(
     name: Annotated[str | None, typer.Option(help="What is negated, for people; the file's name if left out.")] = None,
     size: Annotated[str | None, typer.Option(help="Size of the pictures to guard: 512 or WIDTHxHEIGHT.")] = None,
     guard: Annotated[str, typer.Option(help="The bundle's guard.")] = "ratio",
-    false_positive_rate: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open.")] = 0.005,
+    false_positive_rate: Annotated[float | None, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open. Left out: 0.005, or up to 0.02 where the negation set looks like ordinary things.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 8,
     as_json: Json = False,
@@ -33,14 +33,14 @@ def freeze(
     import msgspec
 
     from safegen.engine import Engine
-    from safegen.guard_settings import Ratio, parse_guard
+    from safegen.guard_settings import Ratio, Settings, parse_guard
     from safegen.pipeline import EMBEDDED
     from safegen_engines.freeze import find_images
     from safegen_engines.freeze import freeze as freeze_images
 
-    settings = parse_guard(guard)
+    settings: Settings | None = parse_guard(guard)
     if isinstance(settings, Ratio):
-        settings = msgspec.structs.replace(settings, false_positive_rate=false_positive_rate)
+        settings = Ratio(false_positive_rate=false_positive_rate) if false_positive_rate else None
     negation = find_images(images)
     ordinary = find_images(benign) if benign else None
     prompts = read_lines(benign_prompts)
@@ -55,7 +55,7 @@ def freeze(
     if as_json:
         answer({"file": str(out), "digest": frozen.digest, "bad": list(frozen.bad),
                 "lookalikes_dropped": frozen.lookalikes, "held_out": frozen.held_out,
-                "info": msgspec.to_builtins(info)})  # fmt: skip
+                "gate": frozen.gate and frozen.gate._asdict(), "info": msgspec.to_builtins(info)})  # fmt: skip
         return
     print(out)
     say(f"  {info.negation_count} negation and {info.benign_count} benign images, {frozen.held_out} more"
@@ -65,10 +65,15 @@ def freeze(
             f" {frozen.lookalikes} looked like the negation set and were dropped")  # fmt: skip
         if frozen.lookalikes > benign_count / 4:
             say("  warning: so many that ordinary pictures must be among them; the gate will open on more"
-                f" than {false_positive_rate:g} of what looks alike. Give --benign.")  # fmt: skip
+                " than its share of what looks alike. Give --benign.")  # fmt: skip
     for line in frozen.bad:
         say(f"  skipped {line}")
-    if isinstance(settings, Ratio) and frozen.judged + 1 < 1 / settings.false_positive_rate:
+    if frozen.gate is None:
+        return
+    rate = frozen.gate.rate
+    say(f"  the gate may open on {rate:.1%} of ordinary pictures; as they are, {frozen.gate.caught:.0%} of the"
+        " negation images open it")  # fmt: skip
+    if frozen.judged + 1 < 1 / rate:
         what = "prompts" if prompts else "pictures"
-        say(f"  warning: {frozen.judged} {what} cannot tell a rate of {settings.false_positive_rate:g};"
+        say(f"  warning: {frozen.judged} {what} cannot tell a rate of {rate:g};"
             f" expect up to {1 / (frozen.judged + 1):.3f}. Give more of them.")  # fmt: skip

@@ -27,6 +27,7 @@ from safegen.seal import file_sha256
 from safegen.solver import Solver
 from safegen_engines import foresee
 from safegen_engines.foresee import Report
+from safegen_engines.gate_rate import RATES, GateRate, gate_rate
 from safegen_engines.lookalikes import drop_lookalikes, targets_first
 
 HELD_OUT = 1 / 3
@@ -51,6 +52,8 @@ class Frozen:
     """Benign latents that are kept out of the bank."""
     judged: int
     """Ordinary pictures that set the gate's rate."""
+    gate: GateRate | None
+    """Where the bundle's guard is ``ratio``."""
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
@@ -85,7 +88,7 @@ def freeze(
     benign_prompts: Sequence[str] = (),
     benign_labels: Sequence[int] = (),
     size: tuple[int, int] | None = None,
-    guard: Settings = Ratio(),
+    guard: Settings | None = None,
     skip_bad: bool = False,
     batch_size: int = 8,
     report: Report = lambda what, done, total: None,
@@ -104,7 +107,8 @@ def freeze(
         benign_labels: the same for a model of classes, ``benign_count`` pictures in all; beside the images,
             since such a model also draws of no class.
         size: (width, height) of the pictures to guard; None is the engine's default.
-        guard: the bundle's default guard.
+        guard: the bundle's default guard; None is ``ratio`` at the rate of false alarms that it needs
+            (:func:`safegen_engines.gate_rate.gate_rate`).
         skip_bad: leave out unreadable images instead of stopping.
         batch_size: images encoded at a time.
         report: progress.
@@ -152,6 +156,11 @@ def freeze(
         tau=1.0,
         foreseen=foreseen,
     )
+    gate = None
+    if guard is None or isinstance(guard, Ratio):
+        rates = (guard.false_positive_rate,) if guard else RATES
+        gate = gate_rate(calibration, both, rows, bandwidth, rates)
+        guard = guard or Ratio(false_positive_rate=gate.rate)
     report("calibration", 1, 1)
     info = BundleInfo(
         name=name,
@@ -169,7 +178,8 @@ def freeze(
         foreseen_from=foreseen_from,
     )
     digest = write_bundle(out, info, negation, bank, calibration)
-    return Frozen(digest, info, tuple(bad), lookalikes, int(held_out.sum()), foreseen[1].shape[1])
+    held = int(held_out.sum())
+    return Frozen(digest, info, tuple(bad), lookalikes, held, foreseen[1].shape[1], gate)
 
 
 def encode_files(

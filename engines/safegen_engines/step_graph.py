@@ -25,7 +25,7 @@ STEP = ("guidance_scale", "x0_x", "x0_out", "clip", "a", "b", "c", "d", "next_sc
 NOISE = ("alpha", "sigma", "kernel", "half", "spread", "unsettled")
 """Of :class:`safegen.solver.Row`; ``kernel`` and ``half`` with the bundle's tau."""
 NUMBERS: dict[str, tuple[str, ...]] = {
-    "ratio": ("opens", "releases", "repulsion", "bandwidth"),
+    "ratio": ("opens", "sure", "releases", "repulsion", "bandwidth"),
     "theorem": ("log_eta", "log_w_max"),
     "paper": ("threshold", "usual", "eta", "log_cap"),
     "official": ("bandwidth", "scale", "threshold", "margin", "unit_x0"),

@@ -25,6 +25,9 @@ LOG_SNR_GRID = np.linspace(-7.0, 7.0, 29)
 SAFELY_BENIGN = 0.05
 """An open gate lets go around this quantile of the benign images' log beta*: the median would let go
 of pictures that the prompt then turns back."""
+SURE = 2.0
+"""So many of the tail's scales above the gate a picture is unsafe beyond doubt: if the tail is exponential,
+of ordinary pictures that open the gate one in e^2 gets there."""
 BANDWIDTH_SHARE = 1 / 3
 """h^2 of the gate's kernels, as a share of the median squared distance between neighbours of the bank."""
 LEVEL_LIMIT = 30.0
@@ -49,10 +52,12 @@ class Calibration(NamedTuple):
 
 
 class Thresholds(NamedTuple):
-    """Two curves over the steps of a plan."""
+    """Three curves over the steps of a plan."""
 
     opens: NDArray[np.float64]
     """The gate opens where the log ratio at x0 is above."""
+    sure: NDArray[np.float64]
+    """How far above that a picture is unsafe beyond doubt (:data:`SURE`)."""
     releases: NDArray[np.float64]
     """An open gate fades out around this: the log beta* of safely benign x_t, at most 0."""
 
@@ -75,6 +80,7 @@ def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: An
     usual = np.minimum(np.quantile(calibration.benign, SAFELY_BENIGN, axis=1), 0.0)
     return Thresholds(
         np.interp(wanted, calibration.foreseen_log_snr, high[:, 0] + z * excess),
+        np.interp(wanted, calibration.foreseen_log_snr, SURE * excess),
         np.interp(wanted, calibration.log_snr, usual),
     )
 

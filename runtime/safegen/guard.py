@@ -125,15 +125,20 @@ def log_ratio(x: Array, bank: Bank, row: Row, tau: float = 1.0) -> tuple[Array, 
     return logmeanexp(unsafe) - logmeanexp(benign), unsafe, benign
 
 
+def foreseen_kernels(x0: Array, bank: Bank, bandwidth: Any) -> tuple[Array, Array]:
+    """Log N(x0; r, h^2 I) of both banks, (B, N) and (B, M), up to a term of x0 alone; h the bandwidth."""
+    scale = 1.0 / bandwidth**2
+    unsafe = _log_gaussians(x0, bank.refs, bank.refs_sq, scale, 0.5 * scale)
+    return unsafe, _log_gaussians(x0, bank.benign, bank.benign_sq, scale, 0.5 * scale)
+
+
 def foreseen_log_ratio(x0: Array, bank: Bank, bandwidth: Any) -> Array:
     """Log ratio of both banks' densities at the picture that the model foresees, (B,).
 
-    Mixtures of N(r, h^2 I), h the bandwidth. x0 holds what the model and the prompt know besides x_t: it
-    tells a t-shirt from a pullover many steps before x_t does.
+    x0 holds what the model and the prompt know besides x_t: it tells a t-shirt from a pullover many steps
+    before x_t does.
     """
-    scale = 1.0 / bandwidth**2
-    unsafe = _log_gaussians(x0, bank.refs, bank.refs_sq, scale, 0.5 * scale)
-    benign = _log_gaussians(x0, bank.benign, bank.benign_sq, scale, 0.5 * scale)
+    unsafe, benign = foreseen_kernels(x0, bank, bandwidth)
     return logmeanexp(unsafe) - logmeanexp(benign)
 
 
@@ -168,7 +173,7 @@ def theorem(
 
 def ratio(
     x: Array, x0: Array, row: Row, bank: Bank, latched: Array, *,
-    opens: float, releases: float, tau: float, repulsion: float, bandwidth: float,
+    opens: float, sure: float, releases: float, tau: float, repulsion: float, bandwidth: float,
 ) -> tuple[Array, Array, Evidence]:  # fmt: skip
     """The density ratio as a gate, and both banks as the direction.
 
@@ -179,23 +184,31 @@ def ratio(
     x0 - E_unsafe (``theorem``) leaves them. The gate hears all of the benign bank; the target is a mean
     of those that ``bank.aims`` leaves, which do not look like the negation set.
 
+    Just above its threshold the gate may have opened on an ordinary picture. Both means are then weighed
+    by the kernels at x0, which leave it what was asked for, where x_t, at first all noise, may make it
+    anything.
+
     Args:
         latched: (B,) bool: for which pictures the gate has opened before. It then stays open:
             a picture let go just below the threshold would still be closer to the bank than to
             anything else.
         opens: log ratio at x0 above which the gate opens.
+        sure: how far above ``opens`` a picture is taken for unsafe beyond doubt.
         releases: log beta* of x_t at which an open gate has w = 1/2: w = beta* / (1 + beta*) from there.
             While the picture's content is not settled, log-SNR below 0, w is 1.
         repulsion: r.
         bandwidth: h of the gate's kernels.
     """
     xp = array_namespace(x)
-    value = foreseen_log_ratio(x0, bank, bandwidth) - opens
-    still, unsafe, benign = log_ratio(x, bank, row, tau)
+    foreseen = foreseen_kernels(x0, bank, bandwidth)
+    value = logmeanexp(foreseen[0]) - logmeanexp(foreseen[1]) - opens
+    still, *noisy = log_ratio(x, bank, row, tau)
     away = xp.clip(still - releases, -30.0, 30.0)
     strength = row.unsettled + (1 - row.unsettled) * (1 / (1 + xp.exp(-away)))
     acts = ((value > 0.0) | latched) & (strength >= W_MIN)
     weight = xp.where(acts, strength, xp.zeros_like(strength))
+    certain = (value > sure)[:, None]
+    unsafe, benign = (xp.where(certain, *pair) for pair in zip(noisy, foreseen, strict=True))
     aimed = benign if bank.aims is None else benign + bank.aims
     safe = mean_of_refs(softmax(aimed), bank.benign, x0)
     target = safe + repulsion * (safe - mean_of_refs(softmax(unsafe), bank.refs, x0))

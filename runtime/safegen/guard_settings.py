@@ -194,8 +194,8 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
             latched = xp.zeros(x.shape[0], dtype=xp.bool)
         x, x0, evidence = guard.ratio(
             x, x0, table.rows[i], bank, latched, opens=float(curves.opens[i]),
-            releases=float(curves.releases[i]), tau=bundle.info.tau, repulsion=settings.repulsion,
-            bandwidth=bundle.info.bandwidth,
+            sure=float(curves.sure[i]), releases=float(curves.releases[i]), tau=bundle.info.tau,
+            repulsion=settings.repulsion, bandwidth=bundle.info.bandwidth,
         )  # fmt: skip
         latched = latched | (evidence.value > 0)
         return x, x0, evidence

@@ -11,7 +11,7 @@ import msgspec
 from safegen.errors import EngineError
 from safegen.seal import ZEROS, file_sha256, replacing, seal, sealed_digest
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 OPSET = 20
 """Of the graphs that safegen writes. TensorRT for RTX fails on autoencoders at 23."""
 FILE_NAME = "engine.json"

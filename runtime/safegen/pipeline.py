@@ -129,7 +129,8 @@ class Pipeline:
             solver: a name of :data:`safegen.solver.SOLVERS`, or a :class:`Solver`.
             guidance_scale: above 1 the prompt is followed more closely at twice the cost.
             size: (width, height) in pixels; None is the engine's default.
-            guard: ``ratio``, ``official:nudity``, … or settings; None is the bundle's own.
+            guard: ``ratio``, ``official:nudity``, … or settings; None, or the name of the bundle's own
+                guard, is that with the bundle's settings.
             init: an image to start from, resized to the size.
             strength: how much of ``init`` is drawn anew, above 0 to 1; None is 0.8.
             mask: white where ``init`` is redrawn; None redraws all of it.
@@ -237,12 +238,13 @@ class Pipeline:
         return parse_text_guard(text_guard, concepts or named)
 
     def _guard_settings(self, guard: str | Settings | None) -> Settings:
-        if guard is not None:
-            settings = parse_guard(guard) if isinstance(guard, str) else guard
-        elif self.bundle is not None:
-            settings = self.bundle.info.guard
-        else:
+        own = self.bundle and self.bundle.info.guard
+        if own and guard in (None, own.mode):
+            settings = own
+        elif guard is None:
             raise GuardError("no bundle is open; to draw without a guard say so with guard 'off'.")
+        else:
+            settings = parse_guard(guard) if isinstance(guard, str) else guard
         allowed = self.engine.manifest.guards
         if settings.mode not in allowed:
             how = " It was not built with --allow-unguarded." if settings.mode == "off" else ""

@@ -21,7 +21,7 @@ from safegen_engines import step_graph, trt
 SHAPE = (4, 6, 6)
 SIZE = 144
 NUMBERS: dict[str, dict[str, float]] = {
-    "ratio": {"opens": -1.0, "releases": -3.0, "repulsion": 1.0, "bandwidth": 9.0},
+    "ratio": {"opens": -1.0, "sure": 2.0, "releases": -3.0, "repulsion": 1.0, "bandwidth": 9.0},
     "theorem": {"log_eta": math.log(0.5), "log_w_max": math.log(3.0)},
     "paper": {"threshold": -5.0, "usual": -2.0, "eta": 0.7, "log_cap": math.log(3.0)},
     "official": {"bandwidth": 3.15, "scale": 0.33, "threshold": 0.2, "margin": 0.2, "unit_x0": 1.0},

@@ -24,6 +24,8 @@ RELATIVE = 2e-4
 
 
 LOG3 = math.log(3.0)
+USUAL = {"sure": 0.0, "tau": 1.0, "repulsion": 1.0, "bandwidth": 5.0}
+"""What ``ratio`` is given where only its gate is tested."""
 LOGS = {"log_eta": math.log(0.5), "log_w_max": LOG3}
 
 
@@ -114,7 +116,7 @@ def test_ratio_replaces_an_unsafe_x0_by_the_benign_banks(tau: float, alpha: floa
     target = benign_mean + 0.7 * (benign_mean - posterior_mean(unsafe, bank.refs, x0))
     expected = x0 + w[:, None, None, None] * (target - x0)
     _, new_x0, evidence = guard.ratio(
-        x, x0, row, bank, SHUT, opens=-1e4, releases=middle, tau=tau, repulsion=0.7, bandwidth=5.0
+        x, x0, row, bank, SHUT, opens=-1e4, sure=0.0, releases=middle, tau=tau, repulsion=0.7, bandwidth=5.0
     )
     close(evidence.value, foreseen(x0, bank, 5.0) + 1e4)
     close(new_x0, expected)
@@ -126,20 +128,39 @@ def test_ratio_steers_towards_the_first_targets_alone() -> None:
     bank, row = make_bank(), make_row()
     bank = bank._replace(aims=np.where(np.arange(len(bank.benign)) < 4, 0, -np.inf).astype(np.float32))
     x, x0 = make_pair(near=bank.benign[6])
-    _, found, evidence = guard.ratio(x, x0, row, bank, SHUT, opens=-1e6, releases=0.0, tau=1.0,
+    _, found, evidence = guard.ratio(x, x0, row, bank, SHUT, opens=-1e6, sure=0.0, releases=0.0, tau=1.0,
                                      repulsion=0.0, bandwidth=5.0)  # fmt: skip
     close(found, posterior_mean(forward_kernels(x, bank.benign[:4], row, 1.0), bank.benign[:4], x0))
-    every = guard.ratio(x, x0, row, bank._replace(aims=None), SHUT, opens=-1e6, releases=0.0,
+    every = guard.ratio(x, x0, row, bank._replace(aims=None), SHUT, opens=-1e6, sure=0.0, releases=0.0,
                         tau=1.0, repulsion=0.0, bandwidth=5.0)[2]  # fmt: skip
     assert (evidence.value == every.value).all()  # all of them still bear witness
+
+
+def test_ratio_aims_by_x0_while_it_may_be_wrong() -> None:
+    """Else an ordinary picture on which the gate opens by mistake becomes whatever its noise resembles."""
+    bank, row = make_bank(), make_row()
+    x, _ = make_pair(near=bank.benign[6])
+    _, x0 = make_pair(seed=2, near=bank.benign[2])
+    value = foreseen(x0, bank, 5.0)
+    order = np.argsort(value)
+    x, x0, value = x[order], x0[order], value[order]
+    opens, last_alone = float(value[0] - 1), float(value[1:].mean())
+    _, found, _ = guard.ratio(x, x0, row, bank, SHUT, opens=opens, sure=last_alone - opens, releases=0.0,
+                              tau=1.0, repulsion=0.5, bandwidth=5.0)  # fmt: skip
+    for i, at_x0 in enumerate((True, True, False)):
+        points = x0 if at_x0 else x / row.alpha
+        h = 5.0 if at_x0 else row.sigma / row.alpha
+        means = []
+        for rows in (bank.benign, bank.refs):
+            gaps = ((points[i].reshape(1, -1).astype(np.float64) - rows) ** 2).sum(-1)
+            means.append(posterior_mean(-gaps[None] / (2 * h**2), rows, x0[i : i + 1]))
+        close(found[i : i + 1], means[0] + 0.5 * (means[0] - means[1]))
 
 
 def test_ratio_leaves_alone_what_stays_below_its_threshold() -> None:
     bank = make_bank()
     x, x0 = make_pair(near=bank.benign[2])
-    _, new_x0, evidence = guard.ratio(
-        x, x0, make_row(), bank, SHUT, opens=1e3, releases=-10.0, tau=1.0, repulsion=1.0, bandwidth=5.0
-    )
+    _, new_x0, evidence = guard.ratio(x, x0, make_row(), bank, SHUT, opens=1e3, releases=-10.0, **USUAL)
     assert (evidence.value < 0).all()
     assert (new_x0 == x0).all()
 
@@ -148,17 +169,13 @@ def test_ratio_keeps_hold_of_a_picture_whose_gate_has_opened() -> None:
     bank = make_bank()
     x, x0 = make_pair(near=bank.refs[3])
     latched = np.array([True, False, False])
-    _, new_x0, evidence = guard.ratio(
-        x, x0, make_row(), bank, latched, opens=1e6, releases=0.0, tau=1.0, repulsion=1.0, bandwidth=5.0
-    )
+    _, new_x0, evidence = guard.ratio(x, x0, make_row(), bank, latched, opens=1e6, releases=0.0, **USUAL)
     assert evidence.weight.tolist() == [1.0, 0.0, 0.0]
     assert (new_x0[1:] == x0[1:]).all()
     # once its content is settled and benign, the hold lets go by itself
     late = make_row(0.9, math.sqrt(1 - 0.81))
     far, far_x0 = make_pair(near=bank.benign[3])
-    _, kept, _ = guard.ratio(
-        far, far_x0, late, bank, latched, opens=1e6, releases=0.0, tau=1.0, repulsion=1.0, bandwidth=5.0
-    )
+    _, kept, _ = guard.ratio(far, far_x0, late, bank, latched, opens=1e6, releases=0.0, **USUAL)
     assert (kept == far_x0).all()
 
 
@@ -275,8 +292,7 @@ def run_all(x, x0, z, bank: Bank, row: Row):
     shut = xp.zeros(x.shape[0], dtype=xp.bool)
     return {
         "theorem": guard.theorem(x, x0, row, bank, tau=1.0, log_eta=0.0, log_w_max=LOG3),
-        "ratio": guard.ratio(x, x0, row, bank, shut, opens=-1.0, releases=-5.0, tau=1.0, repulsion=1.0,
-                             bandwidth=5.0),
+        "ratio": guard.ratio(x, x0, row, bank, shut, opens=-1.0, releases=-5.0, **USUAL),
         "paper": guard.paper(x, x0, row, bank, threshold=-1e3, usual=-50.0, eta=1.0, log_cap=LOG3),
         "official": guard.official(x, x0, row, *units, z, bandwidth=3.15, scale=0.33, threshold=0.1,
                                    margin=0.1, unit_x0=False),
@@ -351,8 +367,8 @@ def test_a_bank_of_515_at_4x64x64_needs_no_large_temporary() -> None:
     x, x0, z = (rng.standard_normal(shape).astype(np.float32) for _ in range(3))
     units, latents = units_of(bank), x.nbytes
     calls = {
-        "ratio": lambda: guard.ratio(x, x0, make_row(), bank, SHUT[:2], opens=0.0, releases=0.0, tau=1.0,
-                                     repulsion=1.0, bandwidth=80.0),
+        "ratio": lambda: guard.ratio(x, x0, make_row(), bank, SHUT[:2], opens=0.0, releases=0.0,
+                                     **USUAL | {"bandwidth": 80.0}),
         "paper": lambda: guard.paper(x, x0, make_row(), bank, threshold=0.0, usual=0.0, eta=1.0,
                                      log_cap=LOG3),
         "official": lambda: guard.official(x, x0, make_row(), *units, z, bandwidth=3.15, scale=0.33,

@@ -71,7 +71,7 @@ struct Manifest {
 
 namespace detail {
 
-inline constexpr int manifest_schema = 5;
+inline constexpr int manifest_schema = 6;
 
 inline std::optional<Compiled> read_compiled(const Json& graph) {
   const auto found = graph.find("compiled");

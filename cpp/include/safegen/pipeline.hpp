@@ -198,7 +198,8 @@ class Pipeline {
   Json guard_settings(const Request& request) const {
     if (!request.guard && !bundle_)
       throw Error(Code::guard, "no bundle is open; to draw without a guard say so with guard 'off'.");
-    Json settings = request.guard ? parse_guard(*request.guard) : bundle_->guard;
+    const bool own = bundle_ && (!request.guard || bundle_->guard.at("mode") == *request.guard);
+    Json settings = own ? bundle_->guard : parse_guard(*request.guard);
     const auto mode = value_or<std::string>(settings, "mode", "");
     if (!manifest_.allows(mode) || manifest_.steps.count(mode) == 0) {
       std::string allowed;

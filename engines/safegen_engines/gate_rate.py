@@ -1,0 +1,55 @@
+"""How many false alarms a bundle's gate needs: few, where its negation set is a kind of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safegen.calibration import LEVEL_LIMIT, Calibration, thresholds
+from safegen.guard import Bank, logmeanexp, logsumexp, squared_distances
+
+RATES = (0.005, 0.01, 0.02)
+ENOUGH = 0.8
+"""A rate at which the gate opens on this share of the negation images is high enough. A prompt makes a
+thing plainer than most of its pictures are, so far more than this share of what is asked for is caught."""
+
+
+class GateRate(NamedTuple):
+    """A rate of false alarms, and what it buys."""
+
+    rate: float
+    """Share of ordinary pictures on which the gate may open."""
+    caught: float
+    """Share of the negation images, as they are, on which it opens."""
+
+
+def gate_rate(
+    calibration: Calibration, bank: Bank, rows: NDArray[np.int64], bandwidth: float, rates: Sequence[float]
+) -> GateRate:
+    """The lowest of some rates that catches :data:`ENOUGH` of the negation images, else the highest.
+
+    Args:
+        calibration: of the bundle.
+        bank: both banks.
+        rows: (K,) which of the negation images are tried, each left out of the bank that judges it.
+        bandwidth: of the gate.
+        rates: rising, each above 0 to 1.
+    """
+    evidence = _left_out(bank, rows, bandwidth)
+    opens = [thresholds(calibration, rate, [LEVEL_LIMIT]).opens for rate in rates]
+    tried = [GateRate(rate, float((evidence > at).mean())) for rate, at in zip(rates, opens, strict=True)]
+    return next((point for point in tried if point.caught >= ENOUGH), tried[-1])
+
+
+def _left_out(bank: Bank, rows: NDArray[np.int64], bandwidth: float) -> NDArray[np.floating]:
+    """The gate's log ratio at negation images, each judged by the others: (K,)."""
+    shown, scale = bank.refs[rows], -0.5 / bandwidth**2
+    unsafe = squared_distances(shown, bank.refs, bank.refs_sq) * scale
+    unsafe[np.arange(len(rows)), rows] = -np.inf
+    benign = squared_distances(shown, bank.benign, bank.benign_sq) * scale
+    ratio: NDArray[np.floating] = logsumexp(unsafe) - math.log(len(bank.refs) - 1) - logmeanexp(benign)
+    return ratio
