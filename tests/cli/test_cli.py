@@ -127,13 +127,16 @@ def test_freeze_inspect_and_contact_sheet(tmp_path: Path, picture_folder: Path) 
     content = json.loads(shown.stdout)
     assert content["digest"] == frozen["digest"]
     assert content["negation_count"] == 12
+    assert frozen["gate"]["rate"] == 0.02  # both sides show the same: as many false alarms as there may be
+    assert content["guard"]["false_positive_rate"] == 0.02
     assert Image.open(tmp_path / "sheet.png").width == 12 * 34 - 2
     drawn = run("generate", "a coat", "-b", "x.negation", "--json", "--steps", 2, cwd=tmp_path)
     assert json.loads(drawn.stdout)[0]["bundle"] == frozen["digest"]
 
 
 def test_freeze_warns_when_the_rate_cannot_be_told(tmp_path: Path, picture_folder: Path) -> None:
-    done = run("freeze", picture_folder, "--benign", picture_folder, "-o", "x.negation", cwd=tmp_path)
+    never = (picture_folder, "--benign", picture_folder, "-o", "x.negation")
+    done = run("freeze", *never, "--false-positive-rate", "0.005", cwd=tmp_path)
     assert "4 pictures cannot tell a rate of 0.005" in done.stderr
 
 

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from safegen import Pipeline, Solver
-from safegen.guard_settings import GUARDS
+from safegen.bundle import read_bundle, write_bundle
+from safegen.guard_settings import GUARDS, Ratio
 from safegen.image import free_name, read_metadata
 
 
@@ -63,6 +65,18 @@ def test_the_default_guard_acts_on_the_negated_and_leaves_the_rest(pipeline) -> 
     for p, q in zip(ordinary, free, strict=True):
         if p.verdict.opened == 0:
             assert (pixels(p) == pixels(q)).all()
+
+
+def test_a_guard_named_alone_has_the_bundles_settings(pipeline, tmp_path: Path) -> None:
+    """A team signs a bundle with its settings; naming the guard it has must not undo them."""
+    frozen = pipeline.bundle
+    info = msgspec.structs.replace(frozen.info, guard=Ratio(repulsion=4.0))
+    write_bundle(tmp_path / "x.negation", info, frozen.negation, frozen.benign, frozen.calibration)
+    signed = Pipeline(pipeline.engine, read_bundle(tmp_path / "x.negation"))
+    asked = (None, "ratio", Ratio())
+    own, named, other = (pixels(signed("a sneaker", steps=3, guard=guard)[0]) for guard in asked)
+    assert (named == own).all()
+    assert (other != own).any()
 
 
 def test_a_saved_picture_says_how_to_draw_it_again(pipeline, tmp_path: Path) -> None:
