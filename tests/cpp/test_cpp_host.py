@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import tiny
@@ -16,8 +17,9 @@ from cpp_host import ROOT, draw, run
 from PIL import Image
 
 from safegen import Pipeline
+from safegen.bundle import write_bundle
 from safegen.errors import SafegenError, UsageError
-from safegen.guard_settings import GUARDS, OFFICIAL_PRESETS
+from safegen.guard_settings import GUARDS, OFFICIAL_PRESETS, Ratio
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +71,20 @@ def test_the_same_picture_however_it_is_asked_for(sanitized: Path, tmp_path: Pat
     theirs = Pipeline.load()(**asked, seed=seed, steps=8)[0]
     ours, _ = draw(sanitized, tiny.EMBEDDED, tmp_path / "x.png", *options, "--seed", seed, "--steps", 8)
     assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
+
+
+def test_a_guard_named_alone_has_the_bundles_settings(sanitized: Path, tmp_path: Path) -> None:
+    """Else a product that names the guard draws with other numbers than the bundle was signed with."""
+    frozen = Pipeline.load().bundle
+    info = msgspec.structs.replace(frozen.info, guard=Ratio(repulsion=4.0))
+    signed = tmp_path / "x.negation"
+    write_bundle(signed, info, frozen.negation, frozen.benign, frozen.calibration)
+    theirs = Pipeline.load("fashion", signed)("a sneaker", seed=3, steps=4)[0]
+    plain = Pipeline.load()("a sneaker", seed=3, steps=4)[0]
+    ours, _ = draw(sanitized, tiny.EMBEDDED, tmp_path / "x.png", "-p", "a sneaker", "-b", signed,
+                   "--seed", 3, "--steps", 4, "--guard", "ratio")  # fmt: skip
+    assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
+    assert np.abs(ours - np.asarray(plain.image)).max() > 1
 
 
 def test_without_a_label_a_class_model_draws_of_no_class(sanitized: Path, tmp_path: Path) -> None:
