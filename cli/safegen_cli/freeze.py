@@ -71,7 +71,7 @@ def freeze(
     if frozen.gate is None:
         return
     rate = frozen.gate.rate
-    say(f"  the gate may open on {rate:.1%} of ordinary pictures; as they are, {frozen.gate.caught:.0%} of the"
+    say(f"  the gate may open on {100 * rate:g} % of ordinary pictures; as they are, {frozen.gate.caught:.0%} of the"
         " negation images open it")  # fmt: skip
     if frozen.judged + 1 < 1 / rate:
         what = "prompts" if prompts else "pictures"
