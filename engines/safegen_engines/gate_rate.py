@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safegen.calibration import LEVEL_LIMIT, Calibration, thresholds
-from safegen.guard import Bank, logmeanexp, logsumexp, squared_distances
+from safegen.guard import Bank, foreseen_kernels, logmeanexp, logsumexp
 
 RATES = (0.005, 0.01, 0.02)
 ENOUGH = 0.8
@@ -47,9 +47,7 @@ def gate_rate(
 
 def _left_out(bank: Bank, rows: NDArray[np.int64], bandwidth: float) -> NDArray[np.floating]:
     """The gate's log ratio at negation images, each judged by the others: (K,)."""
-    shown, scale = bank.refs[rows], -0.5 / bandwidth**2
-    unsafe = squared_distances(shown, bank.refs, bank.refs_sq) * scale
+    unsafe, benign = foreseen_kernels(bank.refs[rows], bank, bandwidth)
     unsafe[np.arange(len(rows)), rows] = -np.inf
-    benign = squared_distances(shown, bank.benign, bank.benign_sq) * scale
     ratio: NDArray[np.floating] = logsumexp(unsafe) - math.log(len(bank.refs) - 1) - logmeanexp(benign)
     return ratio

@@ -91,7 +91,7 @@ inline constexpr double sure_above = 2.0;
 inline std::vector<GuardStep> ratio(const Bundle& bundle, const Table& table, double rate, double repulsion) {
   const Calibration& known = bundle.calibration;
   const std::size_t levels = known.foreseen_log_snr.size(), pictures = known.foreseen.width;
-  std::vector<double> gate(levels), excess(levels), sure(levels), usual;
+  std::vector<double> gate(levels), excess(levels), usual;
   std::vector<float> scores(pictures, -std::numeric_limits<float>::infinity());
   for (std::size_t level = 0; level < levels; ++level) {
     const std::vector<float> row = row_of(known.foreseen, level);
@@ -108,16 +108,13 @@ inline std::vector<GuardStep> ratio(const Bundle& bundle, const Table& table, do
   std::sort(scores.begin(), scores.end());
   const double wanted = std::ceil(static_cast<double>(pictures + 1) * (1.0 - rate)) - 1.0;
   const auto rank = static_cast<std::size_t>(std::clamp(wanted, 0.0, static_cast<double>(pictures - 1)));
-  for (std::size_t level = 0; level < levels; ++level) {
-    gate[level] += scores[rank] * excess[level];
-    sure[level] = sure_above * excess[level];
-  }
+  for (std::size_t level = 0; level < levels; ++level) gate[level] += scores[rank] * excess[level];
   for (std::size_t level = 0; level < known.log_snr.size(); ++level)
     usual.push_back(std::min(quantile(row_of(known.benign, level), safely_benign), 0.0));
   std::vector<GuardStep> steps;
   for (const Row& row : table.rows) {
     const double at = row.log_snr();
-    steps.push_back({{interpolate(at, known.foreseen_log_snr, gate), interpolate(at, known.foreseen_log_snr, sure),
+    steps.push_back({{interpolate(at, known.foreseen_log_snr, gate), sure_above * interpolate(at, known.foreseen_log_snr, excess),
                       interpolate(at, known.log_snr, usual), repulsion, bundle.bandwidth},
                      true});
   }
