@@ -53,6 +53,16 @@ def test_a_lower_rate_never_lowers_the_threshold(measured) -> None:
     assert all((c.releases == curves[0].releases).all() and (c.releases <= 0).all() for c in curves)
 
 
+def test_sure_is_where_one_in_e_squared_of_the_false_alarms_gets(measured) -> None:
+    """Nearer, and ordinary pictures are steered as if unsafe; further, and unsafe ones are spared."""
+    scale = np.linspace(1, 5, len(LOG_SNR_GRID))  # of the exponential tail, level by level
+    curves = thresholds(measured[1]._replace(foreseen=foreseen(20_000, 4)), 0.02, LOG_SNR_GRID)
+    opened = foreseen(200_000, 5) - curves.opens[:, None]
+    shares = (opened > curves.sure[:, None]).sum(axis=1) / (opened > 0).sum(axis=1)
+    assert shares == pytest.approx(np.exp(-2), abs=0.05)
+    assert curves.sure == pytest.approx(2 * scale, rel=0.1)
+
+
 @pytest.mark.parametrize("plan", [[-np.inf], [-5.4, -1.0], [6.9], [-np.inf, 9.0]])
 def test_no_plan_goes_unwatched(measured, plan: list[float]) -> None:
     """Not even one of a single step from pure noise: the model foresees a picture there, too."""
