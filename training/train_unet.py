@@ -3,6 +3,7 @@
 import argparse
 import random
 import time
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -70,9 +71,9 @@ class Denoiser(nn.Module):
         return self.unet(latents, timesteps, states).sample
 
 
-def tokenizer() -> Tokenizer:
+def tokenizer(folder: Path = TOKENIZER) -> Tokenizer:
     """The trained tokenizer, padded and cut to 24 ids."""
-    tokens = read_clip_tables(TOKENIZER)
+    tokens = read_clip_tables(folder)
     tokens.enable_truncation(MAX_LENGTH)
     tokens.enable_padding(length=MAX_LENGTH, pad_token=END, pad_id=tokens.token_to_id(END))
     return tokens

@@ -20,6 +20,7 @@ from safegen.engine import find_engine
 from safegen.errors import EngineError
 from safegen.machine import available_memory, gpu, jetpack
 from safegen.manifest import RTX, TENSORRT, read_manifest
+from safegen.session import load_cuda_libraries
 from safegen.trt_session import MODULES, check_fit, import_module, make_log, typed_network
 
 
@@ -41,6 +42,7 @@ def probe(graph: Path) -> list[Probe]:
     import onnxruntime as ort
 
     ort.set_default_logger_severity(4)
+    load_cuda_libraries()
     results: list[Probe] = []
     expected = None
     for provider in reversed(ort.get_available_providers()):  # the CPU comes last in the list

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +100,17 @@ class Session:
         return {name: _view(value, xp) for name, value in values}
 
 
+@functools.cache
+def load_cuda_libraries() -> None:
+    """Load CUDA and cuDNN from their pip packages, where ONNX Runtime does not look by itself.
+
+    What is missing shows when a session opens without the provider; ONNX Runtime would print it here,
+    where a program reads this one's output.
+    """
+    with redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+
+
 def available_providers() -> list[str]:
     """The execution providers that the installed ONNX Runtime was built with."""
     return list(ort.get_available_providers())
@@ -105,6 +119,7 @@ def available_providers() -> list[str]:
 def _providers(device: Device) -> list[Any]:
     if device.stream is None:
         return ["CPUExecutionProvider"]
+    load_cuda_libraries()
     stream = {"device_id": "0", "user_compute_stream": str(device.stream.ptr)}
     # the exhaustive search of convolutions takes minutes at each start
     found: list[Any] = [(CUDA, stream | {"cudnn_conv_algo_search": "HEURISTIC"}), "CPUExecutionProvider"]
