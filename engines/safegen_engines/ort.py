@@ -100,7 +100,22 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         min_positive_val=1e-7,
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *NORMS],
     )
+    drop_repeated(half.graph)
     return half
+
+
+def drop_repeated(graph: onnx.GraphProto) -> None:
+    """Keep the first of nodes with the same output, in place.
+
+    ONNX Runtime 1.31's converter casts a value again for each node that stays in float32.
+    """
+    first: dict[str, int] = {}
+    for i, node in enumerate(graph.node):
+        for output in node.output:
+            first.setdefault(output, i)
+    for i in reversed(range(len(graph.node))):
+        if any(first[output] != i for output in graph.node[i].output):
+            del graph.node[i]
 
 
 def to_bf16(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import platform
 import tempfile
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,8 @@ def probe(graph: Path) -> list[Probe]:
     expected = None
     for provider in reversed(ort.get_available_providers()):  # the CPU comes last in the list
         try:
-            output, nodes, milliseconds = _run_on(provider, graph)
+            with redirect_stdout(io.StringIO()):  # ONNX Runtime prints a banner for a provider that fails
+                output, nodes, milliseconds = _run_on(provider, graph)
         except Exception as error:  # every provider has exceptions of its own
             results.append(Probe(provider, False, str(error).splitlines()[0][:200]))
             continue

@@ -107,6 +107,7 @@ def load_cuda_libraries() -> None:
     What is missing shows when a session opens without the provider; ONNX Runtime would print it here,
     where a program reads this one's output.
     """
+    ort.set_default_logger_severity(3)  # its plug-in providers warn of themselves at each session
     with redirect_stdout(io.StringIO()):
         ort.preload_dlls()
 

@@ -82,6 +82,33 @@ def test_fp16_is_smaller_and_within_its_tolerance(source: Path, tmp_path: Path) 
     assert np.abs(a - b).max() <= 8  # 11 bits over four steps
 
 
+def test_a_value_cast_twice_still_makes_a_graph_that_loads(tmp_path: Path) -> None:
+    """ONNX Runtime 1.31's converter writes this; without the repair no half-precision engine is built."""
+    cast = onnx.helper.make_node("Cast", ["x"], ["cast"], "cast", to=onnx.TensorProto.FLOAT16)
+    uses = [onnx.helper.make_node("Neg", ["cast"], ["minus"]), onnx.helper.make_node("Abs", ["cast"], ["y"])]
+    values = {
+        n: onnx.helper.make_tensor_value_info(n, t, [2])
+        for n, t in (
+            ("x", onnx.TensorProto.FLOAT),
+            ("minus", onnx.TensorProto.FLOAT16),
+            ("y", onnx.TensorProto.FLOAT16),
+        )
+    }
+    graph = onnx.helper.make_graph(
+        [cast, uses[0], cast, uses[1]], "twice", [values["x"]], [values["minus"], values["y"]]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    path = tmp_path / "twice.onnx"
+    onnx.save(model, path)
+    with pytest.raises(EngineError, match="cannot load"):
+        Session(path)
+    ort.drop_repeated(model.graph)
+    onnx.save(model, path)
+    found = Session(path).run(x=np.array([1, -2], np.float32))
+    assert found["minus"].tolist() == [-1, 2]
+    assert found["y"].tolist() == [1, 2]
+
+
 def test_bundles_fit_both_precisions_of_one_checkpoint(source: Path, tmp_path: Path) -> None:
     build(source, tmp_path / "fp32")
     build(source, tmp_path / "fp16", precision="fp16")

@@ -4,6 +4,7 @@ import os
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import array_api_strict
 import msgspec
@@ -19,7 +20,7 @@ from safegen.errors import EngineError, SafegenError
 from safegen.isolate import DiedError, in_own_process
 from safegen.machine import Gpu, available_memory, gpu, jetpack
 from safegen.manifest import ANY_AMPERE, RTX, TENSORRT, Compiled
-from safegen.session import CUDA, Session, _providers
+from safegen.session import CUDA, Session, _providers, load_cuda_libraries
 from safegen.session import TENSORRT as TENSORRT_PROVIDER
 from safegen.trt_session import check_fit, fits
 
@@ -141,6 +142,19 @@ def test_the_tensorrt_provider_is_asked_for_by_name_and_never_replaced(tmp_path:
         Session(MODELS / "fashion" / "text_encoder.onnx", device=Device("tensorrt", np, Stream()))
     with pytest.raises(SafegenError, match="known are cpu, cuda, tensorrt"):
         open_device("gpu")
+
+
+def test_cuda_is_loaded_from_its_packages_without_a_word(monkeypatch, capsys) -> None:
+    """ONNX Runtime finds CUDA in pip packages only when told to look, and prints what it misses: a
+    program that reads --json would read that too."""
+    looked = []
+    monkeypatch.setattr(
+        "onnxruntime.preload_dlls", lambda: (looked.append(1), print("Failed to load libcublas"))
+    )
+    load_cuda_libraries.cache_clear()
+    _providers(Device("cuda", np, stream=SimpleNamespace(ptr=0)))
+    assert looked
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.skipif(gpu() is not None, reason="this machine has a GPU")

@@ -1,0 +1,171 @@
+"""Train the model of scenes: 4x64x64 latents of pictures of 256x256, one garment each, or four.
+
+The embedded model's text encoder and autoencoder, kept as they are, and a UNet of its own. Half of the
+pictures are one garment enlarged ("a photo of a coat"), half a scene of four ("a coat and others"): the
+coat at a place drawn by lot, among three of other classes; sneakers are only where the prompt has them.
+Needs a GPU: about four minutes on an H100. Leaves build/training/scenes/unet.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextModel
+
+import fashion
+from prompts import GARMENTS
+from run import WORK, cosine, log, restore, save, update_ema
+from train_unet import tokenizer
+
+SOURCE = Path(__file__).parent / "checkpoint"
+FOLDER = WORK / "scenes"
+CHECKPOINT = WORK / "scenes.pt"
+SIDE = 256
+GUARDED = next(g.label for g in GARMENTS if g.name == "sneaker")
+OTHERS = "{} and others"
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "timestep_spacing": "trailing",
+}
+"""It ends in pure noise: what is smooth outlasts the embedded model's last noise at this size."""
+
+
+def build() -> UNet2DConditionModel:
+    """Four levels, 64x64 to 8x8; text from 16x16 on."""
+    return UNet2DConditionModel(
+        sample_size=SIDE // 4,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(64, 96, 128, 192),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def enlarge(images: Tensor, side: int) -> Tensor:
+    """uint8 (B, 32, 32) to float (B, 1, side, side) in [-1, 1]."""
+    large = F.interpolate(images[:, None].float(), (side, side), mode="bicubic", antialias=True)
+    return large.round().clamp(0, 255) / 127.5 - 1
+
+
+def scenes(images: Tensor, labels: Tensor, wanted: Tensor, draw: torch.Generator, device: str) -> Tensor:
+    """(B, 1, 256, 256): a garment of each wanted class at one of four places, three others around it."""
+    places = torch.randint(4, (len(wanted),), generator=draw)
+    of_class = [torch.nonzero(labels == label)[:, 0] for label in range(10)]
+    rows = []
+    for label, place in zip(wanted.tolist(), places.tolist(), strict=True):
+        others = torch.tensor([c for c in range(10) if c not in (label, GUARDED)])
+        classes = others[torch.randint(len(others), (4,), generator=draw)]
+        classes[place] = label
+        picked = [of_class[c][torch.randint(len(of_class[c]), (), generator=draw)] for c in classes.tolist()]
+        rows.append(torch.stack(picked))
+    quarters = enlarge(images[torch.cat(rows)].to(device), SIDE // 2).reshape(-1, 2, 2, SIDE // 2, SIDE // 2)
+    return quarters.permute(0, 1, 3, 2, 4).reshape(-1, 1, SIDE, SIDE)
+
+
+@torch.no_grad()
+def encode_all(vae: AutoencoderKL, count: int, seed: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled latents (2 count, 4, 64, 64) in half precision, labels (2 count,), and which are scenes."""
+    images, labels = map(torch.from_numpy, fashion.load("train"))
+    draw = torch.Generator().manual_seed(seed)
+    index = torch.randperm(len(images), generator=draw)[:count]
+    wanted = torch.randint(10, (count,), generator=draw)
+    latents = []
+    for start in range(0, 2 * count, 64):
+        rows = slice(start % count, min(start % count + 64, count))
+        pictures = (
+            enlarge(images[index[rows]].to(device), SIDE)
+            if start < count
+            else scenes(images, labels, wanted[rows], draw, device)
+        )
+        mean = vae.encode(pictures.repeat(1, 3, 1, 1)).latent_dist.mean
+        latents.append((mean * vae.config.scaling_factor).half())
+    given = torch.cat([labels[index], wanted])
+    return torch.cat(latents), given, torch.arange(2 * count) >= count
+
+
+def prompts_of(labels: Sequence[int], scene: Sequence[bool], rng: random.Random, dropout: float) -> list[str]:
+    """A word of each class, in a template of one garment or of a scene; some are left empty."""
+    found = []
+    for label, several in zip(labels, scene, strict=True):
+        word = rng.choice(GARMENTS[label].words)
+        text = OTHERS.format(word) if several else f"a photo of a {word}"
+        found.append("" if rng.random() < dropout else text)
+    return found
+
+
+def train(steps: int, batch: int, pool: int, seed: int, lr: float, dropout: float) -> None:
+    """Minimise the v-prediction error; resumes from the last checkpoint."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(seed)
+    vae = AutoencoderKL.from_pretrained(SOURCE, subfolder="vae").float().to(device)
+    text = CLIPTextModel.from_pretrained(SOURCE, subfolder="text_encoder").float().to(device)
+    tokens = tokenizer(SOURCE / "tokenizer")
+    latents, labels, scene = encode_all(vae, pool, seed, device)
+    model, ema = build().to(device), build().to(device)
+    ema.load_state_dict(model.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
+    scheduler = DDPMScheduler(**SCHEDULE)
+    start = restore(CHECKPOINT, model=model, ema=ema, optimizer=optimizer)
+    began = time.time()
+    running = torch.zeros((), device=device)
+    for step in range(start, steps):
+        torch.manual_seed(seed + step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * cosine(step, steps, 300)
+        index = torch.randint(len(latents), (batch,))
+        words = prompts_of(labels[index].tolist(), scene[index].tolist(), random.Random(seed + step), dropout)
+        ids = torch.tensor([e.ids for e in tokens.encode_batch(words)], device=device)
+        x0 = latents[index.to(device)].float()
+        noise = torch.randn(x0.shape, device=device)
+        timesteps = torch.randint(1000, (batch,), device=device)
+        with torch.autocast(device, torch.bfloat16):
+            with torch.no_grad():
+                states = text(ids).last_hidden_state
+            v = model(scheduler.add_noise(x0, noise, timesteps), timesteps, states).sample
+        loss = F.mse_loss(v.float(), scheduler.get_velocity(x0, noise, timesteps))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        update_ema(ema, model, step)
+        running = torch.lerp(running, loss.detach(), 0.01) if step > start else loss.detach()
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            log(
+                "scenes",
+                step=step + 1,
+                loss=running.item(),
+                s_per_step=(time.time() - began) / (step + 1 - start),
+            )
+            states_ = {"model": model.state_dict(), "ema": ema.state_dict()}
+            save(CHECKPOINT, {**states_, "optimizer": optimizer.state_dict(), "step": step + 1})
+    ema.half().save_pretrained(FOLDER / "unet")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--pool", type=int, default=16_000, help="pictures of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--dropout", type=float, default=0.12, help="share of pictures without their prompt")
+    args = parser.parse_args()
+    train(args.steps, args.batch, args.pool, args.seed, args.lr, args.dropout)
+
+
+if __name__ == "__main__":
+    main()
