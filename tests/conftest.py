@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -32,75 +35,100 @@ def one_thread_for_torch() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """(name, make) -> a folder, made at its first use in this run, whichever worker asks."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, scratch = shared / "once" / name, shared / "once" / f"{name}.part"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.mkdir()
+                make(scratch)
+                scratch.rename(folder)
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def checkpoint(once: Once) -> Path:
     """A tiny diffusers checkpoint."""
-    return tiny.write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+    return once("tiny", lambda folder: tiny.write_checkpoint(folder / "checkpoint")) / "checkpoint"
 
 
 @pytest.fixture(scope="session")
-def onnx_folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def onnx_folder(checkpoint: Path, once: Once) -> Path:
     """The tiny checkpoint as ONNX graphs with references."""
     from safegen_export.checkpoint import open_checkpoint
     from safegen_export.onnx import export
 
-    out = tmp_path_factory.mktemp("onnx") / "tiny"
-    export(open_checkpoint(checkpoint), out, clip_skip=0, report=lambda *figures: None)
-    return out
+    def make(folder: Path) -> None:
+        export(open_checkpoint(checkpoint), folder / "tiny", clip_skip=0, report=lambda *figures: None)
+
+    return once("tiny-onnx", make) / "tiny"
 
 
 @pytest.fixture(scope="session")
-def engines(onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def engines(onnx_folder: Path, once: Once) -> dict[str, Path]:
     """Engines of the tiny checkpoint by prediction type, allowed to draw without a guard."""
     from safegen_engines import build
 
-    folder = tmp_path_factory.mktemp("engines")
-    found = {}
-    for prediction in ("epsilon", "v_prediction"):
-        source = tiny.with_prediction(onnx_folder, prediction, folder / f"{prediction}-onnx")
-        options = build.Options(allow_unguarded=True)
-        build.build(source, source, folder / prediction, options, lambda part: None)
-        found[prediction] = folder / prediction
-    return found
+    predictions = ("epsilon", "v_prediction")
+
+    def make(folder: Path) -> None:
+        for prediction in predictions:
+            source = tiny.with_prediction(onnx_folder, prediction, folder / f"{prediction}-onnx")
+            options = build.Options(allow_unguarded=True)
+            build.build(source, source, folder / prediction, options, lambda part: None)
+
+    folder = once("tiny-engines", make)
+    return {prediction: folder / prediction for prediction in predictions}
 
 
 @pytest.fixture(scope="session")
-def onnx_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Path]]:
+def onnx_of(once: Once) -> Callable[..., tuple[Path, Path]]:
     """Family name -> (checkpoint, ONNX folder) of a tiny one, each exported once a run."""
     import families
 
     from safegen_export.checkpoint import open_checkpoint
     from safegen_export.onnx import export
 
-    made: dict[tuple[str, bool], tuple[Path, Path]] = {}
-
     def make(name: str, without_t5: bool = False) -> tuple[Path, Path]:
-        if (name, without_t5) not in made:
-            folder = tmp_path_factory.mktemp(name)
-            checkpoint = families.write(name, folder / "checkpoint")
-            opened = open_checkpoint(checkpoint, without_t5=without_t5,
-                                     null_class=10 if name == "classes" else None)  # fmt: skip
+        def write(folder: Path) -> None:
+            opened = open_checkpoint(
+                families.write(name, folder / "checkpoint"),
+                without_t5=without_t5,
+                null_class=10 if name == "classes" else None,
+            )
             export(opened, folder / "onnx", clip_skip=0, report=lambda *figures: None)
-            made[name, without_t5] = checkpoint, folder / "onnx"
-        return made[name, without_t5]
+
+        folder = once(f"{name}{'-without-t5' if without_t5 else ''}", write)
+        return folder / "checkpoint", folder / "onnx"
 
     return make
 
 
 @pytest.fixture(scope="session")
-def engine_of(onnx_of: Callable[..., tuple[Path, Path]]) -> Callable[..., tuple[Path, Path]]:
+def engine_of(onnx_of: Callable[..., tuple[Path, Path]], once: Once) -> Callable[..., tuple[Path, Path]]:
     """Family name -> (checkpoint, engine for the CPU), each built once a run."""
     from safegen_engines import build
 
-    made: dict[tuple[str, bool], tuple[Path, Path]] = {}
-
     def make(name: str, without_t5: bool = False) -> tuple[Path, Path]:
-        if (name, without_t5) not in made:
-            checkpoint, source = onnx_of(name, without_t5)
+        checkpoint, source = onnx_of(name, without_t5)
+
+        def write(folder: Path) -> None:
             options = build.Options(allow_unguarded=True)
-            build.build(checkpoint, source, source.parent / "engine", options, lambda part: None)
-            made[name, without_t5] = checkpoint, source.parent / "engine"
-        return made[name, without_t5]
+            build.build(checkpoint, source, folder / "engine", options, lambda part: None)
+
+        return checkpoint, once(f"{source.parent.name}-engine", write) / "engine"
 
     return make
 
