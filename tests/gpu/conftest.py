@@ -1,7 +1,4 @@
-"""The GPU matrix: what this machine can build, and the report that it leaves.
-
-Nothing here ran where the project is developed: there is no GPU.
-"""
+"""The GPU matrix: what this machine can build, and the report that it leaves."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The runtime on a GPU. If these fail, a GPU draws other pictures than the CPU, or lets through what the
 CPU's guard stops.
 
-``make test-gpu`` runs them and leaves gpu-report.json. None has run where the project is developed.
+``make test-gpu`` runs them and leaves gpu-report.json. They ran once, on an H200, for the target ``cuda``
+(docs/rtx.md); those of compiled engines have run nowhere.
 """
 
 from __future__ import annotations
