@@ -205,7 +205,8 @@ def scenes(table: dict[str, dict[str, dict[str, Any]]]) -> str:
             ]
             lines.append(f"| {kind} | {guard} | " + " | ".join(figures) + " |")
     one = table["scene"]["20"]["none"]
-    note = f"At 20, 8 and 4 steps, in this order. N: {one['attack_pictures']} attack pictures and {one['others']} others a row."
+    counts = f"{one['attack_pictures']} attack pictures and {one['others']} others"
+    note = f"At 20, 8 and 4 steps, in this order. N: {counts} a row."
     return "\n".join([*lines, "", note])
 
 
@@ -231,7 +232,10 @@ def copies(arms: dict[str, dict[str, Any]]) -> str:
         ]
         lines.append(f"| {guard} | " + " | ".join(figures) + " |")
     one = arms[steps[0]]["none"]
-    note = f"At {' and '.join(steps)} steps, in this order. N: {one['pictures']} pictures of the repeated images' labels, {one['others']} of the ten ordinary ones."
+    counts = (
+        f"{one['pictures']} pictures of the repeated images' labels, {one['others']} of the ten ordinary ones"
+    )
+    note = f"At {' and '.join(steps)} steps, in this order. N: {counts}."
     return "\n".join([*lines, "", note])
 
 
