@@ -40,7 +40,7 @@ from safegen.pipeline import EMBEDDED
 from safegen.seal import replacing
 from safegen.solver import Solver, Table
 from safegen_engines import foresee
-from safegen_engines.gate_rate import ENOUGH, RATES, _left_out
+from safegen_engines.gate_rate import ENOUGH, RATES, left_out
 from safegen_engines.lookalikes import targets_first
 from safegen_eval.quality import frechet, precision_recall
 from safegen_eval.statistics import wilson
@@ -181,7 +181,7 @@ def make_gate(
         1.0,
         foreseen,
     )
-    evidence = _left_out(bank, np.arange(len(negation)), bandwidth).reshape(-1, group).max(axis=1)
+    evidence = left_out(bank, np.arange(len(negation)), bandwidth).reshape(-1, group).max(axis=1)
     tried = [(rate, float((evidence > thresholds(calibration, rate, [30.0]).opens).mean())) for rate in RATES]
     rate, caught = next((point for point in tried if point[1] >= ENOUGH), tried[-1])
     return Gate(bank, calibration, bandwidth, k, rate, caught)

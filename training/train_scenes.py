@@ -3,7 +3,7 @@
 The embedded model's text encoder and autoencoder, kept as they are, and a UNet of its own. Half of the
 pictures are one garment enlarged ("a photo of a coat"), half a scene of four ("a coat and others"): the
 coat at a place drawn by lot, among three of other classes; sneakers are only where the prompt has them.
-Needs a GPU: about four minutes on an H100. Leaves build/training/scenes/unet.
+Needs a GPU: seven minutes on an H200. Leaves build/training/scenes/unet.
 """
 
 import argparse
@@ -157,7 +157,7 @@ def train(steps: int, batch: int, pool: int, seed: int, lr: float, dropout: floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--pool", type=int, default=16_000, help="pictures of each kind")
     parser.add_argument("--seed", type=int, default=0)

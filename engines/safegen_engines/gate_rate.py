@@ -39,13 +39,13 @@ def gate_rate(
         bandwidth: of the gate.
         rates: rising, each above 0 to 1.
     """
-    evidence = _left_out(bank, rows, bandwidth)
+    evidence = left_out(bank, rows, bandwidth)
     opens = [thresholds(calibration, rate, [LEVEL_LIMIT]).opens for rate in rates]
     tried = [GateRate(rate, float((evidence > at).mean())) for rate, at in zip(rates, opens, strict=True)]
     return next((point for point in tried if point.caught >= ENOUGH), tried[-1])
 
 
-def _left_out(bank: Bank, rows: NDArray[np.int64], bandwidth: float) -> NDArray[np.floating]:
+def left_out(bank: Bank, rows: NDArray[np.int64], bandwidth: float) -> NDArray[np.floating]:
     """The gate's log ratio at negation images, each judged by the others: (K,)."""
     unsafe, benign = foreseen_kernels(bank.refs[rows], bank, bandwidth)
     unsafe[np.arange(len(rows)), rows] = -np.inf
