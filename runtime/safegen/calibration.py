@@ -29,7 +29,9 @@ SURE = 2.0
 """So many of the tail's scales above the gate a picture is unsafe beyond doubt: if the tail is exponential,
 of ordinary pictures that open the gate one in e^2 gets there."""
 BANDWIDTH_SHARE = 1 / 3
-"""h^2 of the gate's kernels, as a share of the median squared distance between neighbours of a bank."""
+"""h^2 of the gate's kernels, as a share of the median squared distance between neighbours of the bank."""
+WIDEST = 1.2
+"""h is at most this many times what the benign bank's neighbours would make it."""
 LEVEL_LIMIT = 30.0
 """log-SNRs are cut to plus and minus this: pure noise and clean pictures have none that is finite."""
 
@@ -119,13 +121,14 @@ def calibrate(
 
 
 def bandwidth_of(bank: Bank) -> float:
-    """H of the gate's kernels, from neighbours in the denser of the two banks: no scale is assumed.
+    """H of the gate's kernels for a bank, from its own neighbours, so that no scale is assumed.
 
-    A few images with little in common would by themselves get kernels that take in what is ordinary.
+    A few images with little in common would get kernels that take in what is ordinary: neighbours of the
+    benign bank set a limit.
     """
     ordinary = Bank(bank.benign, bank.benign_sq, bank.refs, bank.refs_sq)
-    squared = min(neighbours(side, 1, 1, np.median, power=2) for side in (bank, ordinary))
-    return max(math.sqrt(BANDWIDTH_SHARE * squared), 1e-3)
+    own, limit = (neighbours(side, 1, 1, np.median, power=2) for side in (bank, ordinary))
+    return max(math.sqrt(BANDWIDTH_SHARE * min(own, WIDEST**2 * limit)), 1e-3)
 
 
 def neighbours(bank: Bank, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1) -> float:
