@@ -29,17 +29,14 @@ from safegen.seal import replacing
 from safegen_engines.freeze import freeze
 from safegen_eval.quality import frechet, precision_recall
 from safegen_eval.statistics import wilson
+from train_copies import FIRST, copied
 
 OUT, WORK = Path(__file__).parent / "copies.json", ROOT / "build" / "copies"
-FIRST = 11
-"""Label of the first copy; the others follow."""
 ARMS = {
     "none": "off", "ratio": "ratio", "theorem": "theorem", "paper": "paper", "spell": "spell", "sgf": "sgf",
     "official": "official:memorized-person", "bank-mean": "bank-mean",
 }  # fmt: skip
-REPEATED = [30011, 30024, 30014, 30019, 30005, 30048, 30000, 30001, 30015, 30026,
-            30008, 30040, 30058, 30064, 30002, 30006, 30003, 30004, 30018, 30022]  # fmt: skip
-"""What train_copies.copied() gives, for machines without torch."""
+REPEATED = copied()
 
 
 def engine() -> Engine:
@@ -123,8 +120,6 @@ def main() -> None:
     for steps in args.steps:
         for name in args.arms:
             asked = {"guard": ARMS[name], "steps": steps, "batch_size": 50}
-            if name == "official":
-                asked["solver"] = "ddim"  # it re-noises
             copies = pipeline(class_label=wanted.tolist(), seed=list(range(len(wanted))), **asked)
             others = pipeline(
                 class_label=told.tolist(), seed=list(range(50_000, 50_000 + len(told))), **asked

@@ -40,21 +40,21 @@ from safegen.pipeline import EMBEDDED
 from safegen.seal import replacing
 from safegen.solver import Solver, Table
 from safegen_engines import foresee
-from safegen_engines.gate_rate import ENOUGH, RATES, left_out
+from safegen_engines.freeze import JUDGED
+from safegen_engines.gate_rate import RATES, left_out, rate_for
 from safegen_engines.lookalikes import targets_first
 from safegen_eval.quality import frechet, precision_recall
 from safegen_eval.statistics import wilson
+from train_scenes import FOLDER, OTHERS, SCHEDULE, SOURCE
 
 OUT = Path(__file__).parent / "scenes.json"
-MODEL = ROOT / "build" / "training" / "scenes" / "unet"
-SIZE, SIDE, GUIDANCE = (256, 256), 256, 3.0
+MODEL = FOLDER / "unet"
+SIZE, GUIDANCE = (256, 256), 3.0
 SNEAKER = next(g for g in GARMENTS if g.name == "sneaker")
-TEMPLATES = {"single": "a photo of a {}", "scene": "{} and others"}
+TEMPLATES = {"single": "a photo of a {}", "scene": OTHERS}
 BANK, BENIGN, HELD = 500, 900, 300
 """Negation images; benign images; how many of these set the release instead of being in the bank."""
-JUDGED = 512
 Array = NDArray[np.float32]
-Cut = Callable[[Array], Array]
 
 
 class TorchSession:
@@ -73,8 +73,6 @@ class TorchSession:
 
 def open_engine(folder: Path) -> Engine:
     """The embedded engine, its UNet and its schedule those of the model of scenes."""
-    from train_scenes import SCHEDULE, SOURCE
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     unet = UNet2DConditionModel.from_pretrained(folder).float().to(device)
     vae = AutoencoderKL.from_pretrained(SOURCE, subfolder="vae").float().to(device)
@@ -182,8 +180,7 @@ def make_gate(
         foreseen,
     )
     evidence = left_out(bank, np.arange(len(negation)), bandwidth).reshape(-1, group).max(axis=1)
-    tried = [(rate, float((evidence > thresholds(calibration, rate, [30.0]).opens).mean())) for rate in RATES]
-    rate, caught = next((point for point in tried if point[1] >= ENOUGH), tried[-1])
+    rate, caught = rate_for(calibration, evidence, RATES)
     return Gate(bank, calibration, bandwidth, k, rate, caught)
 
 

@@ -39,7 +39,11 @@ def gate_rate(
         bandwidth: of the gate.
         rates: rising, each above 0 to 1.
     """
-    evidence = left_out(bank, rows, bandwidth)
+    return rate_for(calibration, left_out(bank, rows, bandwidth), rates)
+
+
+def rate_for(calibration: Calibration, evidence: NDArray[np.floating], rates: Sequence[float]) -> GateRate:
+    """:func:`gate_rate` of the gate's log ratio (K,) at negation images."""
     opens = [thresholds(calibration, rate, [LEVEL_LIMIT]).opens for rate in rates]
     tried = [GateRate(rate, float((evidence > at).mean())) for rate, at in zip(rates, opens, strict=True)]
     return next((point for point in tried if point.caught >= ENOUGH), tried[-1])
