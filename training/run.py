@@ -34,6 +34,21 @@ def restore(path: Path, **parts: Any) -> int:
     return int(state["step"])
 
 
+def keep(path: Path, parts: dict[str, Any], **rest: Any) -> None:
+    """Write the states of named modules and optimizers for :func:`restore`, and ``step`` among the rest."""
+    save(path, {name: part.state_dict() for name, part in parts.items()} | rest)
+
+
+def descend(loss: torch.Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """One step of the optimizer at a learning rate, gradients clipped to norm 1."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
 def log(name: str, **figures: float) -> None:
     """Append one JSON line to build/training/NAME.jsonl and show it."""
     WORK.mkdir(parents=True, exist_ok=True)

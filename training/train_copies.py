@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch.nn import functional as F
 
 import fashion
-from run import WORK, cosine, log, restore, save, update_ema
+from run import WORK, cosine, descend, keep, log, restore, update_ema
 from train_pixels import NULL, SCHEDULE, to_pixels
 
 CHECKPOINT = WORK / "copies.pt"
@@ -54,8 +54,6 @@ def train(steps: int, batch: int, seed: int, lr: float, dropout: float, share: f
     several = round(batch * share)
     for step in range(start, steps):
         torch.manual_seed(seed + step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * cosine(step, steps, 100)
         which = torch.randint(COUNT, (several,), device=device)
         index = torch.randint(len(images), (batch - several,), device=device)
         x0 = to_pixels(images[torch.cat([repeated[which], index])])
@@ -65,10 +63,7 @@ def train(steps: int, batch: int, seed: int, lr: float, dropout: float, share: f
         timesteps = torch.randint(1000, (batch,), device=device)
         v = model(scheduler.add_noise(x0, noise, timesteps), timesteps, given).sample
         loss = F.mse_loss(v, scheduler.get_velocity(x0, noise, timesteps))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, model, optimizer, lr * cosine(step, steps, 100))
         update_ema(ema, model, step)
         if (step + 1) % 500 == 0 or step + 1 == steps:
             log(
@@ -77,8 +72,7 @@ def train(steps: int, batch: int, seed: int, lr: float, dropout: float, share: f
                 loss=loss.item(),
                 s_per_step=(time.time() - began) / (step + 1 - start),
             )
-            states = {"model": model.state_dict(), "ema": ema.state_dict()}
-            save(CHECKPOINT, {**states, "optimizer": optimizer.state_dict(), "step": step + 1})
+            keep(CHECKPOINT, {"model": model, "ema": ema, "optimizer": optimizer}, step=step + 1)
     ema.half().save_pretrained(FOLDER / "unet")
     shutil.copytree(SOURCE / "scheduler", FOLDER / "scheduler", dirs_exist_ok=True)
     shutil.copy(SOURCE / "model_index.json", FOLDER)

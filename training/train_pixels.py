@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fashion
-from run import WORK, cosine, log, restore, save, update_ema
+from run import WORK, cosine, descend, keep, log, restore, update_ema
 
 CHECKPOINT = WORK / "pixels.pt"
 NULL = 10
@@ -59,8 +59,6 @@ def train(steps: int, batch: int, seed: int, lr: float, dropout: float) -> None:
     running, began = 0.0, time.time()
     for step in range(start, steps):
         torch.manual_seed(seed + step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * cosine(step, steps, 300)
         index = torch.randint(len(images), (batch,))
         x0 = to_pixels(images[index])
         given = torch.where(torch.rand(batch) < dropout, NULL, labels[index])
@@ -68,17 +66,13 @@ def train(steps: int, batch: int, seed: int, lr: float, dropout: float) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             v = model(scheduler.add_noise(x0, noise, timesteps), timesteps, given).sample
         loss = F.mse_loss(v.float(), scheduler.get_velocity(x0, noise, timesteps))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, model, optimizer, lr * cosine(step, steps, 300))
         update_ema(ema, model, step)
         running = loss.item() if step == start else 0.99 * running + 0.01 * loss.item()
         if (step + 1) % 250 == 0 or step + 1 == steps:
             seconds = (time.time() - began) / (step + 1 - start)
             log("pixels", step=step + 1, loss=running, s_per_step=seconds)
-            states = {"model": model.state_dict(), "ema": ema.state_dict()}
-            save(CHECKPOINT, {**states, "optimizer": optimizer.state_dict(), "step": step + 1})
+            keep(CHECKPOINT, {"model": model, "ema": ema, "optimizer": optimizer}, step=step + 1)
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from transformers import CLIPTextModel
 
 import fashion
 from prompts import GARMENTS
-from run import WORK, cosine, log, restore, save, update_ema
+from run import WORK, cosine, descend, keep, log, restore, update_ema
+from train_pixels import SCHEDULE as PIXELS
 from train_unet import tokenizer
 
 SOURCE = Path(__file__).parent / "checkpoint"
@@ -29,13 +30,7 @@ CHECKPOINT = WORK / "scenes.pt"
 SIDE = 256
 GUARDED = next(g.label for g in GARMENTS if g.name == "sneaker")
 OTHERS = "{} and others"
-SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "squaredcos_cap_v2",
-    "prediction_type": "v_prediction",
-    "clip_sample": False,
-    "timestep_spacing": "trailing",
-}
+SCHEDULE = {**PIXELS, "clip_sample": False}
 """It ends in pure noise: what is smooth outlasts the embedded model's last noise at this size."""
 
 
@@ -124,8 +119,6 @@ def train(steps: int, batch: int, pool: int, seed: int, lr: float, dropout: floa
     running = torch.zeros((), device=device)
     for step in range(start, steps):
         torch.manual_seed(seed + step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * cosine(step, steps, 300)
         index = torch.randint(len(latents), (batch,))
         words = prompts_of(labels[index].tolist(), scene[index].tolist(), random.Random(seed + step), dropout)
         ids = torch.tensor([e.ids for e in tokens.encode_batch(words)], device=device)
@@ -137,10 +130,7 @@ def train(steps: int, batch: int, pool: int, seed: int, lr: float, dropout: floa
                 states = text(ids).last_hidden_state
             v = model(scheduler.add_noise(x0, noise, timesteps), timesteps, states).sample
         loss = F.mse_loss(v.float(), scheduler.get_velocity(x0, noise, timesteps))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, model, optimizer, lr * cosine(step, steps, 300))
         update_ema(ema, model, step)
         running = torch.lerp(running, loss.detach(), 0.01) if step > start else loss.detach()
         if (step + 1) % 500 == 0 or step + 1 == steps:
@@ -150,8 +140,7 @@ def train(steps: int, batch: int, pool: int, seed: int, lr: float, dropout: floa
                 loss=running.item(),
                 s_per_step=(time.time() - began) / (step + 1 - start),
             )
-            states_ = {"model": model.state_dict(), "ema": ema.state_dict()}
-            save(CHECKPOINT, {**states_, "optimizer": optimizer.state_dict(), "step": step + 1})
+            keep(CHECKPOINT, {"model": model, "ema": ema, "optimizer": optimizer}, step=step + 1)
     ema.half().save_pretrained(FOLDER / "unet")
 
 

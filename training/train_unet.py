@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import fashion
 from prompts import sample_prompt
-from run import WORK, cosine, log, restore, save, update_ema
+from run import WORK, cosine, descend, keep, log, restore, save, update_ema
 from safegen.tokenizer import END, START, read_clip_tables
 from train_tokenizer import FOLDER as TOKENIZER
 from train_tokenizer import MAX_LENGTH
@@ -112,8 +112,6 @@ def train(steps: int, batch: int, seed: int, lr: float, dropout: float, typos: f
     for step in range(start, steps):
         torch.manual_seed(seed + step)
         rng = random.Random(seed + step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * cosine(step, steps, 300)
         index = torch.randint(len(labels), (batch,))
         prompts = ["" if rng.random() < dropout else sample_prompt(labels[i], rng, typos) for i in index]
         ids = torch.tensor([e.ids for e in tokens.encode_batch(prompts)])
@@ -122,10 +120,7 @@ def train(steps: int, batch: int, seed: int, lr: float, dropout: float, typos: f
         with torch.autocast("cpu", torch.bfloat16):
             v = model(scheduler.add_noise(x0, noise, timesteps), timesteps, ids)
         loss = F.mse_loss(v.float(), scheduler.get_velocity(x0, noise, timesteps))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, model, optimizer, lr * cosine(step, steps, 300))
         update_ema(ema, model, step)
         running = loss.item() if step == start else 0.99 * running + 0.01 * loss.item()
         if (step + 1) % 250 == 0 or step + 1 == steps:
@@ -135,16 +130,8 @@ def train(steps: int, batch: int, seed: int, lr: float, dropout: float, typos: f
                 loss=running,
                 s_per_step=(time.time() - began) / (step + 1 - start),
             )
-            save(
-                CHECKPOINT,
-                {
-                    "model": model.state_dict(),
-                    "ema": ema.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step + 1,
-                    "scaling_factor": scaling_factor,
-                },
-            )
+            parts = {"model": model, "ema": ema, "optimizer": optimizer}
+            keep(CHECKPOINT, parts, step=step + 1, scaling_factor=scaling_factor)
 
 
 def main() -> None:

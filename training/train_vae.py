@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fashion
-from run import WORK, cosine, log, restore, save
+from run import WORK, cosine, descend, keep, log, restore
 
 CHECKPOINT = WORK / "vae.pt"
 
@@ -50,8 +50,6 @@ def train(steps: int, batch: int, seed: int, kl_weight: float) -> AutoencoderKL:
     start = restore(CHECKPOINT, model=model, optimizer=optimizer)
     for step in range(start, steps):
         torch.manual_seed(seed + step)
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * cosine(step, steps, 200)
         x = to_images(images[torch.randint(len(images), (batch,))])
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(x).latent_dist
@@ -59,10 +57,7 @@ def train(steps: int, batch: int, seed: int, kl_weight: float) -> AutoencoderKL:
         y = y.float()
         kl = posterior.kl().mean()
         loss = F.l1_loss(y, x) + F.mse_loss(y, x) + gradient_loss(y, x) + kl_weight * kl
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, model, optimizer, 1e-3 * cosine(step, steps, 200))
         if (step + 1) % 500 == 0 or step + 1 == steps:
             with torch.no_grad():
                 latents = model.encode(held_out).latent_dist.mode()
@@ -76,14 +71,7 @@ def train(steps: int, batch: int, seed: int, kl_weight: float) -> AutoencoderKL:
                 latent_std=latents.std().item(),
                 latent_mean=latents.mean().item(),
             )
-            save(
-                CHECKPOINT,
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step + 1,
-                },
-            )
+            keep(CHECKPOINT, {"model": model, "optimizer": optimizer}, step=step + 1)
     return model
 
 
