@@ -1,8 +1,8 @@
 """The guard on sampled latents of 4x64x64: one garment that fills the picture, and scenes of four.
 
-Sneakers are negated. Guards: none; ``ratio`` as it is, on whole pictures; and ``ratio`` on each quarter by
-itself, with a bank of quarters of scenes (which of the four is the sneaker, nobody said) or a bank of
-sneakers alone. Bundles and thresholds as ``safegen freeze`` makes them. The model is
+Sneakers are negated. Guards: none; ``ratio`` on whole pictures; and ``ratio`` by quarters, as of
+``freeze --regions 2``, with a bank of quarters of scenes (which of the four is the sneaker, nobody said) or
+of sneakers alone. Bundles and thresholds as ``safegen freeze`` makes them. The model is
 training/train_scenes.py's; it is sampled in torch, on a GPU where there is one.
 Writes benchmarks/scenes.json and pictures.
 """
@@ -12,9 +12,8 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,16 +28,17 @@ import fashion
 from high_dimension import picture
 from judge import Judge
 from prompts import GARMENTS
-from safegen import guard
-from safegen.calibration import Calibration, bandwidth_of, calibrate, thresholds
+from safegen.bundle import Bundle, BundleInfo
+from safegen.calibration import bandwidth_of, calibrate
 from safegen.engine import Engine
-from safegen.guard import Bank, Evidence, foreseen_log_ratio, make_bank
-from safegen.guard_settings import Off, OpenGuard, open_guard
+from safegen.guard import foreseen_log_ratio, make_bank
+from safegen.guard_settings import Off, Ratio, open_guard
 from safegen.guidance import guided
 from safegen.loop import denoise, first_latents
 from safegen.pipeline import EMBEDDED
+from safegen.regions import cut, largest
 from safegen.seal import replacing
-from safegen.solver import Solver, Table
+from safegen.solver import Solver
 from safegen_engines import foresee
 from safegen_engines.freeze import JUDGED
 from safegen_engines.gate_rate import RATES, left_out, rate_for
@@ -103,49 +103,12 @@ def open_engine(folder: Path) -> Engine:
     return engine
 
 
-def cut(x: Array, k: int) -> Array:
-    """(B, C, H, W) -> (B k k, C, H / k, W / k): the regions of each picture, row by row."""
-    b, c, h, w = x.shape
-    return x.reshape(b, c, k, h // k, k, w // k).transpose(0, 2, 4, 1, 3, 5).reshape(-1, c, h // k, w // k)
+class Gate(NamedTuple):
+    """A bundle, and what its rate buys."""
 
-
-def join(parts: Array, k: int) -> Array:
-    """The inverse of :func:`cut`."""
-    _, c, h, w = parts.shape
-    return parts.reshape(-1, k, k, c, h, w).transpose(0, 3, 1, 4, 2, 5).reshape(-1, c, k * h, k * w)
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A guard ``ratio`` on k x k regions of each picture."""
-
-    bank: Bank
-    calibration: Calibration
-    bandwidth: float
-    k: int
+    bundle: Bundle
     rate: float
     caught: float
-
-    def open(self, table: Table) -> OpenGuard:
-        """Bound to a plan."""
-        curves = thresholds(self.calibration, self.rate, [row.log_snr for row in table.rows])
-        latched: Any = None
-
-        def run(x: Array, x0: Array, i: int, draw: Any) -> tuple[Array, Array, Evidence]:
-            nonlocal latched
-            if i == 0:
-                latched = np.zeros(len(x) * self.k**2, bool)
-            x_parts, x0_parts = cut(x, self.k), cut(x0, self.k)
-            _, moved, evidence = guard.ratio(
-                x_parts, x0_parts, table.rows[i], self.bank, latched, opens=float(curves.opens[i]),
-                sure=float(curves.sure[i]), releases=float(curves.releases[i]), tau=1.0, repulsion=1.0,
-                bandwidth=self.bandwidth,
-            )  # fmt: skip
-            latched = latched | (evidence.value > 0)
-            largest = [np.asarray(v).reshape(len(x), -1).max(axis=1) for v in evidence]
-            return x, join(moved, self.k).astype(np.float32), Evidence(*largest)
-
-        return run
 
 
 def make_gate(
@@ -167,21 +130,23 @@ def make_gate(
     bandwidth = bandwidth_of(bank)
 
     def at(x0: Array) -> Array:
-        return foreseen_log_ratio(cut(x0, k), bank, bandwidth).reshape(len(x0), -1).max(axis=1)
+        found: Array = largest(foreseen_log_ratio(cut(x0, k), bank, bandwidth), k)
+        return found
 
     foreseen = foresee.from_subjects(engine, prompts, SIZE, at, 50, lambda *_: None)
     judged = np.arange(len(negation))[:: max(1, math.ceil(len(negation) / JUDGED))]
-    calibration = calibrate(
-        bank,
-        cut(benign[:HELD], k).astype(np.float32),
-        negation[judged].astype(np.float32),
-        judged,
-        1.0,
-        foreseen,
-    )
+    held, shown = cut(benign[:HELD], k).astype(np.float32), negation[judged].astype(np.float32)
+    calibration = calibrate(bank, held, shown, judged, 1.0, foreseen)
     evidence = left_out(bank, np.arange(len(negation)), bandwidth).reshape(-1, group).max(axis=1)
     rate, caught = rate_for(calibration, evidence, RATES)
-    return Gate(bank, calibration, bandwidth, k, rate, caught)
+    info = BundleInfo(
+        name=SNEAKER.name, latent_space=engine.manifest.latent_space.id, latent_shape=(4, 64, 64),
+        image_size=SIZE, regions=k, negation_count=len(negation) // group, benign_count=len(benign) - HELD,
+        target_count=targets, benign_source="images", source_digest="", created="",
+        guard=Ratio(false_positive_rate=rate), bandwidth=bandwidth, foreseen_from="prompts",
+    )  # fmt: skip
+    bundle = Bundle(info=info, digest="", negation=negation, benign=rows, calibration=calibration)
+    return Gate(bundle, rate, caught)
 
 
 def encoded(engine: Engine, pictures: Sequence[NDArray[np.uint8]]) -> Array:
@@ -195,13 +160,16 @@ def draw(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Grey pictures (N, 256, 256), and on which the gate opened."""
     table, pictures, opened = engine.plan(Solver(engine.manifest.defaults.solver), steps, SIZE), [], []
+    bank = gate.bundle.bank() if gate else None
     for start in range(0, len(prompts), batch):
         some = list(prompts[start : start + batch])
         cond = engine.condition(some, SIZE, GUIDANCE)
         uncond = engine.uncondition("", len(some), SIZE, GUIDANCE)
         seeds = [first_seed + start + i for i in range(len(some))]
         x = first_latents(table, seeds, (4, 64, 64), np).astype(np.float32)
-        opens = open_guard(Off(), None, None, table) if gate is None else gate.open(table)
+        opens = open_guard(Off(), None, None, table)
+        if gate:
+            opens = open_guard(gate.bundle.info.guard, gate.bundle, bank, table)
         seen = np.zeros(len(some), bool)
         for step in denoise(guided(engine.predict, cond, uncond, GUIDANCE), x, table, opens, seeds):
             if step.evidence is not None:

@@ -113,7 +113,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "digest": bundle.digest,
         "bytes": path.stat().st_size,
         **msgspec.to_builtins(bundle.info),
-        "held_out_benign": bundle.calibration.benign.shape[1],
+        "held_out_benign": bundle.calibration.benign.shape[1] // bundle.info.regions**2,
     }
 
 
@@ -125,11 +125,13 @@ def _draw_sheet(path: Path, engine: Path | None, out: Path) -> None:
     from safegen.engine import Engine
     from safegen.image import contact_sheet
     from safegen.pipeline import EMBEDDED
+    from safegen.regions import join
 
     bundle, opened = read_bundle(path), Engine.open(engine or EMBEDDED)
     if bundle.info.latent_space != opened.manifest.latent_space.id:
         raise UsageError(f"{path}: frozen through another autoencoder; name its engine with -e.")
-    shown = bundle.negation[:200].astype(np.float32)
+    regions = bundle.info.regions
+    shown = join(bundle.negation[: 200 * regions**2].astype(np.float32), regions)
     images = [Image.fromarray(pixels) for i in range(0, len(shown), 8)
               for pixels in opened.decode(shown[i : i + 8])]  # fmt: skip
     contact_sheet(images, columns=min(20, len(images))).save(out)

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from safegen.device import to_host
 from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
 from safegen.guard import foreseen_log_ratio, make_bank
-from safegen.guard_settings import Ratio, Settings
+from safegen.guard_settings import Ratio, Settings, check_whole
 from safegen.image import SUFFIXES, read_rgb
+from safegen.regions import SIDES, cut, fits, largest
 from safegen.seal import file_sha256
 from safegen.solver import Solver
 from safegen_engines import foresee
@@ -34,7 +34,7 @@ HELD_OUT = 1 / 3
 """This share of the benign images, drawn by lot, is kept out of the bank to calibrate the gate."""
 MIN_BENIGN = 6
 JUDGED = 512
-"""At most so many negation images are judged by the others in the calibration."""
+"""At most so many negation images, divided by the regions a side, are judged by the others."""
 DRAWN_STEPS = 20
 
 
@@ -88,6 +88,7 @@ def freeze(
     benign_prompts: Sequence[str] = (),
     benign_labels: Sequence[int] = (),
     size: tuple[int, int] | None = None,
+    regions: int = 1,
     guard: Settings | None = None,
     skip_bad: bool = False,
     batch_size: int = 8,
@@ -107,6 +108,8 @@ def freeze(
         benign_labels: the same for a model of classes, ``benign_count`` pictures in all; beside the images,
             since such a model also draws of no class.
         size: (width, height) of the pictures to guard; None is the engine's default.
+        regions: a side, that ``ratio`` judges one by one (:mod:`safegen.regions`): for pictures of several
+            things. Nobody need say which regions of the images show what must never be drawn.
         guard: the bundle's default guard; None is ``ratio`` at the rate of false alarms that it needs
             (:func:`safegen_engines.gate_rate.gate_rate`).
         skip_bad: leave out unreadable images instead of stopping.
@@ -115,11 +118,13 @@ def freeze(
 
     Raises:
         ImageError: unreadable images, all named.
-        UsageError: too few images, or prompts for a model that takes none.
+        UsageError: too few images, prompts for a model that takes none, or regions that the latents, the
+            guard, or benign pictures drawn by the engine do not allow.
     """
     foresee.check_subjects(engine, benign_prompts, benign_labels)
     defaults = engine.manifest.defaults
     size = size or (defaults.width, defaults.height)
+    _check_regions(regions, engine.latent_shape(*size), guard, drawn=benign is None)
     negation, bad = encode_files(engine, images, size, "negation images", skip_bad, batch_size, report)
     lookalikes = 0
     if benign is None:
@@ -138,20 +143,24 @@ def freeze(
         )
     held_out = np.zeros(len(ordinary), bool)
     held_out[np.random.default_rng(0).permutation(len(ordinary))[: round(len(ordinary) * HELD_OUT)]] = True
-    bank, targets = targets_first(ordinary[~held_out], negation)
-    rows = np.arange(len(negation))
-    rows = rows[:: max(1, math.ceil(len(rows) / JUDGED))]
-    both = make_bank(negation, bank)
+    unsafe = cut(negation, regions)
+    bank, targets = targets_first(cut(ordinary[~held_out], regions), unsafe)
+    rows = _judged(len(negation), regions)
+    both = make_bank(unsafe, bank)
     bandwidth = bandwidth_of(both)
-    at = partial(foreseen_log_ratio, bank=both, bandwidth=bandwidth)
+
+    def at(x0: NDArray[Any]) -> NDArray[Any]:
+        found: NDArray[Any] = largest(foreseen_log_ratio(cut(x0, regions), both, bandwidth), regions)
+        return found
+
     foreseen, foreseen_from = foresee.ordinary(
         engine, benign_prompts, benign_labels, ordinary[held_out], benign_count, size, at, batch_size, report
     )
     report("calibration", 0, 1)
     calibration = calibrate(
         both,
-        ordinary[held_out].astype(np.float32),
-        negation[rows].astype(np.float32),
+        cut(ordinary[held_out], regions).astype(np.float32),
+        unsafe[rows].astype(np.float32),
         rows,
         tau=1.0,
         foreseen=foreseen,
@@ -159,7 +168,7 @@ def freeze(
     gate = None
     if guard is None or isinstance(guard, Ratio):
         rates = (guard.false_positive_rate,) if guard else RATES
-        gate = gate_rate(calibration, both, rows, bandwidth, rates)
+        gate = gate_rate(calibration, both, rows, bandwidth, rates, regions)
         guard = guard or Ratio(false_positive_rate=gate.rate)
     report("calibration", 1, 1)
     info = BundleInfo(
@@ -167,8 +176,9 @@ def freeze(
         latent_space=engine.manifest.latent_space.id,
         latent_shape=engine.latent_shape(*size),
         image_size=size,
+        regions=regions,
         negation_count=len(negation),
-        benign_count=len(bank),
+        benign_count=int((~held_out).sum()),
         target_count=targets,
         benign_source="images" if benign is not None else "drawn by the engine",
         source_digest=_digest([*images, *(benign or [])], bad),
@@ -177,9 +187,35 @@ def freeze(
         bandwidth=bandwidth,
         foreseen_from=foreseen_from,
     )
-    digest = write_bundle(out, info, negation, bank, calibration)
+    digest = write_bundle(out, info, unsafe, bank, calibration)
     held = int(held_out.sum())
     return Frozen(digest, info, tuple(bad), lookalikes, held, foreseen[1].shape[1], gate)
+
+
+def _check_regions(
+    regions: int, latent_shape: tuple[int, int, int], guard: Settings | None, *, drawn: bool
+) -> None:
+    if regions == 1:
+        return
+    if not fits(regions, latent_shape):
+        raise UsageError(
+            f"{regions} regions a side do not fit latents of {latent_shape[1]}x{latent_shape[2]}; known are"
+            f" {', '.join(map(str, SIDES))}, where they divide both sides."
+        )
+    if guard:
+        check_whole(guard.mode, regions)
+    if drawn:
+        raise UsageError(
+            "with regions the engine cannot draw the benign pictures itself: most regions of the negation"
+            " images are ordinary, so nothing tells which drawn ones are. Give --benign."
+        )
+
+
+def _judged(images: int, regions: int) -> NDArray[np.int64]:
+    """Rows of the negation bank that the others judge: all regions of some images."""
+    parts = regions**2
+    some = np.arange(images)[:: max(1, math.ceil(images * regions / JUDGED))]
+    return (some[:, None] * parts + np.arange(parts)).ravel()
 
 
 def encode_files(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from safegen.calibration import LEVEL_LIMIT, Calibration, thresholds
 from safegen.guard import Bank, foreseen_kernels, logmeanexp, logsumexp
+from safegen.regions import largest
 
 RATES = (0.005, 0.01, 0.02)
 ENOUGH = 0.8
@@ -28,8 +29,9 @@ class GateRate(NamedTuple):
 
 
 def gate_rate(
-    calibration: Calibration, bank: Bank, rows: NDArray[np.int64], bandwidth: float, rates: Sequence[float]
-) -> GateRate:
+    calibration: Calibration, bank: Bank, rows: NDArray[np.int64], bandwidth: float, rates: Sequence[float],
+    regions: int = 1,
+) -> GateRate:  # fmt: skip
     """The lowest of some rates that catches :data:`ENOUGH` of the negation images, else the highest.
 
     Args:
@@ -38,8 +40,9 @@ def gate_rate(
         rows: (K,) which of the negation images are tried, each left out of the bank that judges it.
         bandwidth: of the gate.
         rates: rising, each above 0 to 1.
+        regions: a side; ``rows`` then names all regions of each image.
     """
-    return rate_for(calibration, left_out(bank, rows, bandwidth), rates)
+    return rate_for(calibration, largest(left_out(bank, rows, bandwidth), regions), rates)
 
 
 def rate_for(calibration: Calibration, evidence: NDArray[np.floating], rates: Sequence[float]) -> GateRate:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safegen.errors import EngineError
 from safegen.machine import gpu
+from safegen.regions import SIDES
 from safegen_engines import ort
 from safegen_engines.source import VAE, Source
 from safegen_engines.target import Target
@@ -30,7 +31,9 @@ def shapes(source: Source, component: str, target: Target) -> Profile:
 
 def step_shapes(graph: Path, target: Target) -> Profile:
     """The same for a step graph: pictures that share a step, and banks of any size."""
-    sizes = {"B": (1, 1, target.sides.batch), "N": (1, 500, LARGEST_BANK), "M": (1, 1000, LARGEST_BANK)}
+    batch = (1, 1, target.sides.batch)
+    sizes = {"B": batch, "N": (1, 500, LARGEST_BANK), "M": (1, 1000, LARGEST_BANK)}
+    sizes |= {f"{sides**2}*B": tuple(sides**2 * n for n in batch) for sides in SIDES}  # type: ignore[misc]
     return {
         name: tuple(tuple(sizes[d][i] if isinstance(d, str) else d for d in shape) for i in range(3))  # type: ignore[misc]
         for name, shape in ort.input_shapes(graph).items()

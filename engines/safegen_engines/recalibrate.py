@@ -17,6 +17,7 @@ from safegen.engine import Engine
 from safegen.errors import BundleError, UsageError
 from safegen.guard import foreseen_log_ratio
 from safegen.guard_settings import Ratio
+from safegen.regions import cut, largest
 from safegen_engines import foresee
 from safegen_engines.foresee import Report
 from safegen_engines.freeze import encode_files
@@ -99,18 +100,19 @@ def recalibrate(
     if not 0 < rate <= 0.5:
         raise UsageError(f"the rate is {rate:g}; it goes from above 0 to 0.5.")
     foresee.check_subjects(engine, benign_prompts, benign_labels)
-    size, bank = frozen.info.image_size, frozen.bank()
+    size, bank, regions = frozen.info.image_size, frozen.bank(), frozen.info.regions
     unsafe, _ = encode_files(engine, negation, size, "negation images", False, batch_size, report)
-    fresh = _not_in(unsafe, frozen.negation)
+    fresh = _not_in(unsafe, frozen.negation, regions)
     widths = [frozen.info.bandwidth * width for width in WIDTHS]
 
     def evidence(x0: NDArray[Any]) -> NDArray[Any]:
-        return np.stack([foreseen_log_ratio(x0, bank, width) for width in widths], axis=-1)
+        parts = cut(x0, regions)
+        return np.stack([largest(foreseen_log_ratio(parts, bank, h), regions) for h in widths], axis=-1)
 
     latents = frozen.benign[:0]
     if not benign_prompts:
         latents, _ = encode_files(engine, benign, size, "benign images", False, batch_size, report)
-        latents = latents[_not_in(latents, frozen.benign)]
+        latents = latents[_not_in(latents, frozen.benign, regions)]
     _check_counts(len(benign_prompts) or len(latents), int(fresh.sum()), rate)
     (levels, ordinary), foreseen_from = foresee.ordinary(
         engine, benign_prompts, benign_labels, latents, len(latents), size, evidence, batch_size, report
@@ -160,10 +162,11 @@ def measure(calibration: Calibration, shown: NDArray[Any], rate: float) -> Point
     return Point(rate, float(np.concatenate(alarms).mean()), float(np.concatenate(caught).mean()))
 
 
-def _not_in(latents: NDArray[np.float16], bank: NDArray[np.float16]) -> NDArray[np.bool_]:
-    """Which latents are not, bit for bit, in a bank: (N,)."""
+def _not_in(latents: NDArray[np.float16], bank: NDArray[np.float16], regions: int) -> NDArray[np.bool_]:
+    """Of which latents no region is, bit for bit, in a bank: (N,)."""
     held = {row.tobytes() for row in bank}
-    return np.array([row.tobytes() not in held for row in latents], bool)
+    known: NDArray[Any] = np.array([row.tobytes() in held for row in cut(latents, regions)], bool)
+    return np.asarray(~known.reshape(-1, regions**2).any(axis=1))
 
 
 def _can_tell(benign: int, rate: float) -> bool:

@@ -17,6 +17,7 @@ import onnx
 
 from safegen import guard
 from safegen.guard import Bank
+from safegen.regions import SIDES, cut, fits, join, of_pictures
 from safegen.solver import Row, Table
 from safegen_engines.trace import Array, Graph, Namespace
 
@@ -84,12 +85,15 @@ class _TracedRow:
 
 
 def write(folder: Path, guards: Sequence[str], latent_shape: tuple[int, int, int]) -> dict[str, Path]:
-    """Write the step graph of each guard and return guard -> file."""
+    """Write the step graph of each guard and return guard -> file; ``ratio-2x2`` is that of quarters."""
     files = {}
     for name in guards:
         mode = "official" if name == "renoise-only" else name
-        files[name] = folder / f"step_{mode}.onnx"
-        onnx.save_model(build(mode, latent_shape), files[name])
+        for regions in SIDES if mode == "ratio" else (1,):
+            if fits(regions, latent_shape):
+                by = f"-{regions}x{regions}" if regions > 1 else ""
+                files[name + by] = folder / f"step_{mode}{by}.onnx"
+                onnx.save_model(build(mode, latent_shape, regions), files[name + by])
     return files
 
 
@@ -97,16 +101,18 @@ def digest() -> str:
     """SHA-256 over every guard's graph: it changes with the guards' own lines."""
     whole = hashlib.sha256()
     for mode in NUMBERS:
-        whole.update(build(mode, (4, 8, 8)).SerializeToString(deterministic=True))
+        for regions in SIDES if mode == "ratio" else (1,):
+            whole.update(build(mode, (4, 8, 8), regions).SerializeToString(deterministic=True))
     return whole.hexdigest()
 
 
-def build(mode: str, latent_shape: tuple[int, int, int]) -> onnx.ModelProto:
+def build(mode: str, latent_shape: tuple[int, int, int], regions: int = 1) -> onnx.ModelProto:
     """The step graph of a guard for latents of one shape; batch and bank sizes are free.
 
     Inputs: ``x``, ``x0_prev``, ``out_uncond``, ``out_cond``, ``z_guard``, ``z_step`` (B, C, H, W);
     ``latched`` (B,) bool; ``refs`` (N, D), ``refs_sq`` (N,), ``benign`` (M, D), ``benign_sq`` (M,)
-    (``official``: unit pixels in ``refs``); ``aims`` (M,); ``row`` (:func:`names`,).
+    (``official``: unit pixels in ``refs``); ``aims`` (M,); ``row`` (:func:`names`,). With r regions a side,
+    which ``ratio`` alone has, D is C H W / r r and ``latched`` (B r r,).
     Outputs: ``x_next``, ``x0``, ``sample`` (x_next scaled for the model), ``sample_twice`` (2B, C, H, W) for
     a guided model in one batch, ``latched_next``, and ``value``, ``weight``, ``nearest`` (B,), as
     :class:`safegen.guard.Evidence`.
@@ -115,8 +121,10 @@ def build(mode: str, latent_shape: tuple[int, int, int]) -> onnx.ModelProto:
     pictures = ("B", *latent_shape)
     given = ("x", "x0_prev", "out_uncond", "out_cond", "z_guard", "z_step")
     x, x0_prev, uncond, cond, z_guard, z_step = (graph.argument(name, pictures) for name in given)
-    latched = graph.argument("latched", ("B",), "bool")
-    size = int(np.prod(latent_shape))
+    per_picture: Sequence[int | str] = ("B",)
+    per_region: Sequence[int | str] = per_picture if regions == 1 else (f"{regions**2}*B",)
+    latched = graph.argument("latched", per_region, "bool")
+    size = int(np.prod(latent_shape)) // regions**2
     refs, refs_sq = graph.argument("refs", ("N", size)), graph.argument("refs_sq", ("N",))
     benign, benign_sq = graph.argument("benign", ("M", size)), graph.argument("benign_sq", ("M",))
     bank = Bank(refs, refs_sq, benign, benign_sq, graph.argument("aims", ("M",)))
@@ -125,21 +133,21 @@ def build(mode: str, latent_shape: tuple[int, int, int]) -> onnx.ModelProto:
     out = uncond + number["guidance_scale"] * (cond - uncond)
     x0 = number["x0_x"] * x + number["x0_out"] * out
     x0 = Namespace.clip(x0, -number["clip"], number["clip"])
-    seen = _guarded(mode, x, x0, number, bank, latched, z_guard)
+    seen = _guarded(mode, cut(x, regions), cut(x0, regions), number, bank, latched, z_guard)
     looks = number["looks"] > 0.5
-    x_seen, x0_seen = (Namespace.where(looks, a, b) for a, b in zip(seen[:2], (x, x0), strict=True))
+    moved = (join(part, regions) for part in seen[:2])
+    x_seen, x0_seen = (Namespace.where(looks, a, b) for a, b in zip(moved, (x, x0), strict=True))
     x_next = number["a"] * x_seen + number["b"] * x0_seen + number["c"] * x0_prev + number["d"] * z_step
-    evidence, none = seen[2], Namespace.zeros_like(seen[2].value)
-    weight = Namespace.where(looks, evidence.weight, none)
-    opened = latched | ((evidence.value > 0.0) & looks)
-    per_picture: Sequence[int | str] = ("B",)
+    evidence = of_pictures(seen[2], regions)
+    weight = Namespace.where(looks, evidence.weight, Namespace.zeros_like(evidence.value))
+    opened = latched | ((seen[2].value > 0.0) & looks)
     sample = number["next_scale"] * x_next
     return graph.build({
         "x_next": (x_next, pictures),
         "x0": (x0_seen, pictures),
         "sample": (sample, pictures),
         "sample_twice": (Namespace.concat([sample, sample]), ("2*B", *latent_shape)),
-        "latched_next": (opened, per_picture),
+        "latched_next": (opened, per_region),
         "value": (evidence.value, per_picture),
         "weight": (weight, per_picture),
         "nearest": (evidence.nearest, per_picture),

@@ -129,6 +129,11 @@ class Array:
     def __or__(self, other: Array) -> Array:
         return self._with("Or", other)
 
+    def __floordiv__(self, other: Any) -> Array:
+        if self.dtype != "int64":
+            raise NotImplementedError("only indices, never below 0, are divided to whole numbers")
+        return self._with("Div", other)
+
     def __matmul__(self, other: Array) -> Array:
         return self.graph.node("MatMul", (self, other), (*self.shape[:-1], other.shape[-1]), self.dtype)
 
@@ -221,7 +226,7 @@ class Namespace:
 
     @staticmethod
     def zeros_like(x: Array) -> Array:
-        return x * 0.0
+        return x * 0
 
     @staticmethod
     def ones_like(x: Array) -> Array:
@@ -239,6 +244,11 @@ class Namespace:
         rest = None if whole is None else whole // max(1, math.prod(known))
         target = x.graph.constant(list(shape), "int64")
         return x.graph.node("Reshape", (x, target), tuple(rest if d == -1 else d for d in shape), x.dtype)
+
+    @staticmethod
+    def permute_dims(x: Array, axes: Sequence[int]) -> Array:
+        shape = tuple(x.shape[axis] for axis in axes)
+        return x.graph.node("Transpose", (x,), shape, x.dtype, perm=list(axes))
 
     @staticmethod
     def concat(arrays: Sequence[Array], axis: int = 0) -> Array:

@@ -17,6 +17,7 @@ from safegen.calibration import Calibration
 from safegen.errors import BundleError
 from safegen.guard import Bank, make_bank
 from safegen.guard_settings import Ratio, Settings
+from safegen.regions import SIDES, fits
 from safegen.seal import ZEROS, replacing, seal, sealed_digest
 
 SCHEMA_VERSION = 3
@@ -45,10 +46,15 @@ class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """(C, H, W) of one latent."""
     image_size: tuple[int, int]
     """(width, height) in pixels."""
+    regions: int = 1
+    """Regions a side that ``ratio`` judges one by one, one of :data:`safegen.regions.SIDES`; both banks
+    hold the regions of their images."""
     negation_count: int
+    """Images."""
     benign_count: int
+    """Images."""
     target_count: int
-    """How many of the benign latents, from the first on, opened pictures may be steered towards."""
+    """How many rows of the benign bank, from the first on, opened pictures may be steered towards."""
     benign_source: str
     """``images``, or ``drawn by the engine``."""
     source_digest: str
@@ -71,9 +77,9 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     info: BundleInfo
     digest: str
     negation: NDArray[np.float16]
-    """(N, C, H, W)."""
+    """(N, C, H, W), or regions of r a side: (N r r, C, H / r, W / r), image by image."""
     benign: NDArray[np.float16]
-    """(M, C, H, W)."""
+    """(M, C, H, W), or regions, in no order of images."""
     calibration: Calibration
 
     def bank(self) -> Bank:
@@ -149,13 +155,20 @@ def _read_info(path: Path, text: str) -> BundleInfo:
 
 
 def _check_shapes(path: Path, bundle: Bundle) -> None:
-    info = bundle.info
+    info, parts = bundle.info, bundle.info.regions**2
+    if not fits(info.regions, info.latent_shape):
+        raise BundleError(
+            f"{path}: {info.regions} regions a side of latents {info.latent_shape}; known are"
+            f" {', '.join(map(str, SIDES))}, where they divide both sides."
+        )
+    channels, *sides = info.latent_shape
+    shape = (channels, *(side // info.regions for side in sides))
     expected = {
-        "negation": ((info.negation_count, *info.latent_shape), bundle.negation.shape),
-        "benign": ((info.benign_count, *info.latent_shape), bundle.benign.shape),
+        "negation": ((info.negation_count * parts, *shape), bundle.negation.shape),
+        "benign": ((info.benign_count * parts, *shape), bundle.benign.shape),
     }
     for name, (stated, found) in expected.items():
         if stated != found or not stated[0]:
             raise BundleError(f"{path}: {name} is {found}, its description says {stated}.")
-    if not 0 < info.target_count <= info.benign_count:
-        raise BundleError(f"{path}: {info.target_count} targets of {info.benign_count} benign latents.")
+    if not 0 < info.target_count <= len(bundle.benign):
+        raise BundleError(f"{path}: {info.target_count} targets of {len(bundle.benign)} benign latents.")

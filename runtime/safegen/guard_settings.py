@@ -14,6 +14,7 @@ from safegen.calibration import density_curves, neighbours, thresholds
 from safegen.device import array_namespace
 from safegen.errors import GuardError, UsageError
 from safegen.guard import Bank, Evidence
+from safegen.regions import cut, join, of_pictures
 from safegen.solver import Row, Table
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
 
     Raises:
         GuardError: a guard that needs a bundle has none.
-        UsageError: the solver gives the guard no meaning.
+        UsageError: the solver gives the guard no meaning, or the bundle's regions are not for it.
     """
     if isinstance(settings, Off):
         return lambda x, x0, i, draw: (x, x0, None)
@@ -167,6 +168,7 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
         raise GuardError(f"the guard {settings.mode} needs a negation bundle.")
     if isinstance(settings, Ratio):
         return _open_ratio(settings, bundle, bank, table)
+    check_whole(settings.mode, bundle.info.regions)
     if isinstance(settings, Theorem):
         return lambda x, x0, i, draw: guard.theorem(
             x, x0, table.rows[i], bank, tau=bundle.info.tau, log_eta=math.log(settings.eta),
@@ -179,26 +181,40 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
     return _open_x0_guard(settings, bank, table)
 
 
+def check_whole(mode: str, regions: int) -> None:
+    """Refuse regions for the guards that know whole pictures alone.
+
+    Raises:
+        UsageError: there are some, and the guard is not ``ratio``.
+    """
+    if regions > 1 and mode != "ratio":
+        raise UsageError(
+            f"the bundle holds regions of pictures, {regions} a side, which the guard {mode} does not"
+            " know; use ratio, or freeze without --regions."
+        )
+
+
 def _log_snrs(table: Table) -> list[float]:
     return [row.log_snr for row in table.rows]
 
 
 def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
     curves = thresholds(bundle.calibration, settings.false_positive_rate, _log_snrs(table))
+    sides = bundle.info.regions
     latched: Array = None
 
     def run(x: Array, x0: Array, i: int, draw: Draw) -> tuple[Array, Array, Evidence | None]:
         nonlocal latched
         xp = array_namespace(x)
         if i == 0:
-            latched = xp.zeros(x.shape[0], dtype=xp.bool)
-        x, x0, evidence = guard.ratio(
-            x, x0, table.rows[i], bank, latched, opens=float(curves.opens[i]),
+            latched = xp.zeros(x.shape[0] * sides**2, dtype=xp.bool)
+        _, steered, evidence = guard.ratio(
+            cut(x, sides), cut(x0, sides), table.rows[i], bank, latched, opens=float(curves.opens[i]),
             sure=float(curves.sure[i]), releases=float(curves.releases[i]), tau=bundle.info.tau,
             repulsion=settings.repulsion, bandwidth=bundle.info.bandwidth,
         )  # fmt: skip
         latched = latched | (evidence.value > 0)
-        return x, x0, evidence
+        return x, join(steered, sides), of_pictures(evidence, sides)
 
     return run
 

@@ -20,6 +20,7 @@ from safegen import Pipeline
 from safegen.bundle import write_bundle
 from safegen.errors import SafegenError, UsageError
 from safegen.guard_settings import GUARDS, OFFICIAL_PRESETS, Ratio
+from safegen.regions import cut
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +88,36 @@ def test_a_guard_named_alone_has_the_bundles_settings(sanitized: Path, tmp_path:
     assert np.abs(ours - np.asarray(plain.image)).max() > 1
 
 
+def by_regions(path: Path, sides: int) -> Path:
+    """The embedded bundle with its banks cut to regions, and a gate that opens on many of them."""
+    frozen = Pipeline.load().bundle
+    benign, foreseen = cut(frozen.benign, sides), frozen.calibration.foreseen - 12.0
+    info = msgspec.structs.replace(
+        frozen.info, regions=sides, target_count=len(benign) - 9, bandwidth=frozen.info.bandwidth / sides
+    )
+    curves = frozen.calibration._replace(foreseen=foreseen)
+    write_bundle(path, info, cut(frozen.negation, sides), benign, curves)
+    return path
+
+
+@pytest.mark.parametrize("sides", [2, 4])
+def test_the_same_picture_by_regions(sanitized: Path, tmp_path: Path, sides: int) -> None:
+    signed = by_regions(tmp_path / "x.negation", sides)
+    pipeline = Pipeline.load("fashion", signed)
+    for seed in (3, 4):
+        asked = {"seed": seed, "steps": 8, "n": 2}
+        theirs = pipeline("a photo of a coat", **asked)
+        free = pipeline("a photo of a coat", **asked, guard="off")
+        options = ("-p", "a photo of a coat", "-b", signed, "--seed", seed, "--steps", 8)
+        ours, record = draw(sanitized, tiny.EMBEDDED, tmp_path / "x.png", *options)
+        assert np.abs(ours - np.asarray(theirs[0].image)).max() <= 1
+        assert np.abs(ours - np.asarray(free[0].image)).max() > 1
+        verdict = theirs[0].verdict
+        assert (record["opened"], record["nearest_reference"]) == (verdict.opened, verdict.nearest_reference)
+        assert verdict.opened > 0
+        assert verdict.nearest_reference < pipeline.bundle.info.negation_count
+
+
 def test_without_a_label_a_class_model_draws_of_no_class(sanitized: Path, tmp_path: Path) -> None:
     theirs = Pipeline.load("pixels")(seed=5)[0]
     ours, _ = draw(sanitized, tiny.EMBEDDED.parent / "pixels", tmp_path / "x.png", "--seed", 5)
@@ -105,12 +136,15 @@ def test_errors_are_those_of_python(sanitized: Path, tmp_path: Path) -> None:
     fashion, pixels = Pipeline.load("fashion"), Pipeline.load("pixels")
     text, classes = tiny.EMBEDDED, tiny.EMBEDDED.parent / "pixels"
     foreign, missing = classes / "default.negation", tmp_path / "no.negation"
+    quarters = by_regions(tmp_path / "quarters.negation", 2)
     cases = [
         (lambda: Pipeline.load(tmp_path), (tmp_path, "-p", "x")),
         (lambda: Pipeline.load("fashion", foreign),
          (text, "-p", "x", "-b", foreign)),
         (lambda: Pipeline.load("fashion", missing),
          (text, "-p", "x", "-b", missing)),
+        (lambda: Pipeline.load("fashion", quarters)("x", guard="theorem"),
+         (text, "-p", "x", "-b", quarters, "--guard", "theorem")),
         (lambda: fashion(None), (text,)),
         (lambda: fashion("x", guard="nothing"), (text, "-p", "x", "--guard", "nothing")),
         (lambda: fashion("x", guard="ratio:a"), (text, "-p", "x", "--guard", "ratio:a")),

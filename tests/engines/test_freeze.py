@@ -12,7 +12,7 @@ from safegen import Pipeline
 from safegen.bundle import read_bundle
 from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
-from safegen.guard_settings import Ratio
+from safegen.guard_settings import Official, Ratio
 from safegen.image import read_rgb
 from safegen_engines.freeze import find_images, freeze
 from safegen_engines.lookalikes import drop_lookalikes, targets_first
@@ -107,6 +107,18 @@ def test_too_few_images_are_refused(engine, picture_folder, tmp_path) -> None:
     paths = find_images([str(picture_folder)])
     with pytest.raises(UsageError, match="too few"):
         freeze(engine, paths[:1], tmp_path / "x", name="x", benign=paths)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"regions": 3}, "3 regions a side do not fit latents of 8x8"), ({"regions": 2}, "Give --benign"),
+     ({"regions": 2, "guard": Official()}, "the guard official does not know")],
+)  # fmt: skip
+def test_regions_that_cannot_be_are_refused(engine, picture_folder, tmp_path, options, word) -> None:
+    paths = find_images([str(picture_folder)])
+    with pytest.raises(UsageError, match=word):
+        freeze(engine, paths, tmp_path / "x", name="x", **options)
+    assert not (tmp_path / "x").exists()
 
 
 def test_without_benign_images_the_engine_draws_them(engine, embedded, tmp_path) -> None:

@@ -61,6 +61,48 @@ def test_two_kinds_that_differ_are_told_apart(frozen: dict) -> None:
     assert Pipeline(frozen["engine"], after)("a coat", steps=2, seed=1)[0].verdict.guard == "ratio"
 
 
+def scenes(folder: Path, count: int, *, one_across: bool, seed: int) -> list[Path]:
+    """Four pictures of bars in one: all down, or one of the four, anywhere, across."""
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    paths = []
+    for i in range(count):
+        quarters = rng.integers(0, 60, (4, 16, 16), dtype=np.uint8)
+        for quarter, at in zip(quarters, rng.integers(2, 11, 4), strict=True):
+            quarter[:, at : at + 3] += 190
+        if one_across:
+            quarters[i % 4] = quarters[i % 4].T.copy()
+        image = quarters.reshape(2, 2, 16, 16).transpose(0, 2, 1, 3).reshape(32, 32)
+        paths.append(folder / f"{i:03}.png")
+        Image.fromarray(image).save(paths[-1])
+    return paths
+
+
+@pytest.mark.slow
+def test_regions_tell_one_thing_in_a_scene(embedded: Path, tmp_path: Path) -> None:
+    """Where nobody said which quarter it is, and whole pictures tell next to nothing."""
+    engine = Engine.open(embedded)
+    negation = scenes(tmp_path / "negation", 60, one_across=True, seed=0)
+    benign = scenes(tmp_path / "benign", 120, one_across=False, seed=1)
+    more = scenes(tmp_path / "more", 40, one_across=True, seed=2)
+    ordinary = scenes(tmp_path / "ordinary", 80, one_across=False, seed=3)
+    caught = {}
+    for regions in (1, 2):
+        first, out = tmp_path / f"{regions}.negation", tmp_path / f"{regions}b.negation"
+        frozen = freeze(engine, negation, first, name="bars", benign=benign, regions=regions, batch_size=60)
+        assert (frozen.info.negation_count, frozen.info.benign_count, frozen.held_out) == (60, 80, 40)
+        assert read_bundle(first).benign.shape == (80 * regions**2, 4, 8 // regions, 8 // regions)
+        found = recalibrate(
+            engine, first, [*more, *negation[:3]], out, benign=ordinary, rate=0.1, batch_size=40
+        )
+        assert (found.known, found.ordinary) == (3, 80)
+        caught[regions] = found.chosen.caught
+    assert caught[2] > max(0.9, caught[1] + 0.2)
+    shown = Pipeline(engine, read_bundle(out))("a coat", steps=2, seed=1)[0].verdict
+    assert shown.guard == "ratio"
+    assert 0 <= shown.nearest_reference < 60  # an image, not a region
+
+
 @pytest.mark.slow
 def test_images_of_the_bank_do_not_vouch_for_themselves(frozen: dict) -> None:
     mixed = [*frozen["negation"], *frozen["bank"]]

@@ -15,6 +15,7 @@ from safegen import guard
 from safegen.device import array_namespace
 from safegen.engine import Engine
 from safegen.guard import Bank
+from safegen.regions import cut, join, of_pictures
 from safegen.solver import Solver, Table
 from safegen_engines import step_graph, trt
 
@@ -117,6 +118,42 @@ def test_a_step_is_that_of_the_loop(sessions, mode: str, solver: str, looks: boo
         assert outputs["latched_next"].tolist() == opened.tolist()
 
 
+@pytest.mark.parametrize("sides", [2, 4])
+def test_a_step_by_regions_is_that_of_the_loop(sides: int) -> None:
+    """Two pictures, of which some regions are near the bank, some have opened before, and some neither."""
+    rng, shape = np.random.default_rng(sides), (4, 8, 8)
+    table = Engine.open("fashion").plan(Solver("dpm++2m"), 8, (32, 32))
+    refs, benign = (cut(rng.standard_normal((n, *shape)).astype(np.float32), sides) for n in (5, 9))
+    bank, numbers = (
+        guard.make_bank(refs, benign, len(benign) - 3),
+        {**NUMBERS["ratio"], "bandwidth": 4.0 / sides},
+    )
+    session = ort.InferenceSession(step_graph.build("ratio", shape, sides).SerializeToString())
+    given = ("x", "x0_prev", "out_uncond", "out_cond", "z_guard", "z_step")
+    feed: dict[str, Any] = {n: rng.standard_normal((2, *shape)).astype(np.float32) for n in given}
+    feed["latched"] = rng.random(2 * sides**2) > 0.7
+    row = table.rows[4]
+    x0 = row.x0_x * feed["x"] + row.x0_out * (
+        feed["out_uncond"] + 2.5 * (feed["out_cond"] - feed["out_uncond"])
+    )
+    _, parts, evidence = call(
+        "ratio", cut(feed["x"], sides), cut(x0, sides), row, bank, feed["latched"], None, numbers
+    )
+    steered, whole = join(parts, sides), of_pictures(evidence, sides)
+    x_next = row.a * feed["x"] + row.b * steered + row.c * feed["x0_prev"] + row.d * feed["z_step"]
+    vector = step_graph.row_of(table, 4, "ratio", 1.0, 2.5, numbers)
+    wanted = {d.name for d in session.get_inputs()}
+    asked = {k: v for k, v in {**feed, **bank._asdict(), "row": vector}.items() if k in wanted}
+    outputs = dict(zip((o.name for o in session.get_outputs()), session.run(None, asked), strict=True))
+    for found, expected in ((outputs["x_next"], x_next), (outputs["x0"], steered)):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    opened = feed["latched"] | (evidence.value > 0)
+    assert 0 < opened.sum() < len(opened)
+    assert outputs["latched_next"].tolist() == opened.tolist()
+    np.testing.assert_allclose(outputs["weight"], whole.weight, rtol=1e-4, atol=1e-5)
+    assert outputs["nearest"].tolist() == whole.nearest.tolist()
+
+
 def test_the_bank_enters_by_one_product_each() -> None:
     """No temporary of size B N D: that is why the trace is our own."""
     for mode, most in {"ratio": 6, "spell": 2}.items():
@@ -134,10 +171,10 @@ def test_the_row_names_every_number_once() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", NUMBERS)
-def test_step_graphs_compile_for_rtx(tmp_path, mode: str) -> None:
-    onnx.save(step_graph.build(mode, SHAPE), tmp_path / "step.onnx")
-    shapes, sizes = {}, {"B": 2, "N": 300, "M": 700}
+@pytest.mark.parametrize(("mode", "regions"), [*((mode, 1) for mode in NUMBERS), ("ratio", 2)])
+def test_step_graphs_compile_for_rtx(tmp_path, mode: str, regions: int) -> None:
+    onnx.save(step_graph.build(mode, SHAPE, regions), tmp_path / "step.onnx")
+    shapes, sizes = {}, {"B": 2, "4*B": 8, "N": 300, "M": 700}
     for given in onnx.load(tmp_path / "step.onnx").graph.input:
         dims = given.type.tensor_type.shape.dim
         shapes[given.name] = (tuple(d.dim_value or sizes[d.dim_param] for d in dims),) * 3

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ struct Bundle {
   std::string name, latent_space, digest;
   std::array<std::int64_t, 3> latent_shape{};
   std::array<std::int64_t, 2> image_size{};
+  std::int64_t regions = 1;  ///< a side, that ratio judges one by one; the banks hold regions
   std::size_t target_count = 0;
   Json guard;  ///< default guard and its settings, told apart by "mode"
   double tau = 1.0, bandwidth = 1.0;
@@ -56,8 +58,15 @@ inline Rows matrix(const TensorView& tensor, std::size_t levels) {
   return {levels, static_cast<std::size_t>(tensor.shape[1]), tensor.as<float>("F32")};
 }
 
-inline void check_shape(const char* name, const TensorView& tensor, std::int64_t count, const std::array<std::int64_t, 3>& latent) {
-  const std::vector<std::int64_t> stated = {count, latent[0], latent[1], latent[2]};
+inline void check_regions(std::int64_t regions, const std::array<std::int64_t, 3>& latent) {
+  if ((regions != 1 && regions != 2 && regions != 4) || latent[1] % regions != 0 || latent[2] % regions != 0)
+    throw std::invalid_argument("its regions do not divide its latents");
+}
+
+inline void check_shape(const char* name, const TensorView& tensor, std::int64_t count, std::int64_t regions,
+                        const std::array<std::int64_t, 3>& latent) {
+  if (count > std::numeric_limits<std::int64_t>::max() / 16) throw std::invalid_argument("too many images");
+  const std::vector<std::int64_t> stated = {count * regions * regions, latent[0], latent[1] / regions, latent[2] / regions};
   if (count < 1 || tensor.shape != stated) throw std::invalid_argument(std::string(name) + " has another shape than its description says");
 }
 
@@ -74,21 +83,23 @@ inline Bundle parse_bundle(std::string_view content) {
   const Json version = info.is_object() ? info.value("schema_version", Json()) : Json();
   if (version != detail::bundle_schema)
     throw std::invalid_argument("bundle schema " + version.dump() + ", this safegen reads " + std::to_string(detail::bundle_schema));
-  only_keys(info, {"schema_version", "name", "latent_space", "latent_shape", "image_size", "negation_count",
-                   "benign_count", "target_count", "benign_source", "source_digest", "created", "guard", "tau",
+  only_keys(info, {"schema_version", "name", "latent_space", "latent_shape", "image_size", "regions",
+                   "negation_count", "benign_count", "target_count", "benign_source", "source_digest", "created", "guard", "tau",
                    "bandwidth", "foreseen_from"});
   Bundle bundle;
   bundle.name = info.at("name");
   bundle.latent_space = info.at("latent_space");
   bundle.latent_shape = info.at("latent_shape");
   bundle.image_size = info.at("image_size");
+  bundle.regions = value_or<std::int64_t>(info, "regions", 1);
   bundle.guard = info.at("guard");
   bundle.tau = info.at("tau");
   bundle.bandwidth = info.at("bandwidth");
   const auto benign_count = info.at("benign_count").get<std::int64_t>(), targets = info.at("target_count").get<std::int64_t>();
-  detail::check_shape("negation", file.at("negation"), info.at("negation_count"), bundle.latent_shape);
-  detail::check_shape("benign", file.at("benign"), benign_count, bundle.latent_shape);
-  if (targets < 1 || targets > benign_count || !(bundle.tau > 0.0) || !(bundle.bandwidth > 0.0) || !bundle.guard.is_object())
+  detail::check_regions(bundle.regions, bundle.latent_shape);
+  detail::check_shape("negation", file.at("negation"), info.at("negation_count"), bundle.regions, bundle.latent_shape);
+  detail::check_shape("benign", file.at("benign"), benign_count, bundle.regions, bundle.latent_shape);
+  if (targets < 1 || targets > benign_count * bundle.regions * bundle.regions || !(bundle.tau > 0.0) || !(bundle.bandwidth > 0.0) || !bundle.guard.is_object())
     throw std::invalid_argument("its description is out of range");
   bundle.target_count = static_cast<std::size_t>(targets);
   bundle.negation = detail::widened(file.at("negation"));

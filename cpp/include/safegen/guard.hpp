@@ -243,6 +243,9 @@ inline OpenGuard open_guard(const Json& settings, const Bundle* bundle, const Ta
   const auto set = [&](const char* name, double fallback) { return value_or(settings, name, fallback); };
   if (mode == "off") return {mode, std::vector<GuardStep>(table.rows.size(), GuardStep{{}, false})};
   if (bundle == nullptr) throw Error(Code::guard, "the guard " + mode + " needs a negation bundle.");
+  if (bundle->regions > 1 && mode != "ratio")
+    throw Error(Code::usage, "the bundle holds regions of pictures, " + std::to_string(bundle->regions) + " a side, which the guard " + mode +
+                                 " does not know; use ratio, or freeze without --regions.");
   if (mode == "ratio") return {mode, detail::ratio(*bundle, table, set("false_positive_rate", 0.005), set("repulsion", 1.0))};
   if (mode == "theorem") return {mode, detail::constant(table, {std::log(set("eta", 1.0)), std::log(set("w_max", 3.0))})};
   if (mode == "paper") return {mode, detail::paper(*bundle, table, settings)};

@@ -213,7 +213,17 @@ class Pipeline {
       throw Error(Code::bundle, "the bundle '" + bundle_->name + "' is for " + text(bundle_->image_size[0], bundle_->image_size[1]) +
                                     " pictures, not " + own + ". Freeze one with 'safegen freeze --size " + own + "'.");
     }
+    if (mode == "ratio" && manifest_.steps.count(step_name(mode)) == 0)
+      throw Error(Code::guard, "this engine has no step graph '" + step_name(mode) + "', which the bundle '" + bundle_->name +
+                                   "' needs. Build the engine again.");
     return settings;
+  }
+
+  /// The step graph of a guard: by regions, where ratio's bundle holds some.
+  std::string step_name(const std::string& mode) const {
+    const std::int64_t regions = bundle_ && mode == "ratio" ? bundle_->regions : 1;
+    const std::string side = std::to_string(regions);
+    return regions == 1 ? mode : mode + "-" + side + "x" + side;
   }
 
   std::array<std::int64_t, 3> latent_shape() const {
@@ -405,7 +415,7 @@ class Pipeline {
   /// From the first noise to the last latents, which are on the host.
   Ort::Value denoise(const Job& job, const Progress& progress, std::vector<Picture>& pictures) const {
     const Session& model = component(manifest_.model);
-    const Session& step = session(manifest_.steps.at(job.guard.mode));
+    const Session& step = session(manifest_.steps.at(step_name(job.guard.mode)));
     const auto [channels, height, width] = latent_shape();
     const std::int64_t count = job.request.count;
     const Shape shape = {count, channels, height, width};
@@ -419,7 +429,7 @@ class Pipeline {
     state.emplace("x", host_tensor(shape, noise));
     state.emplace("sample", host_tensor({job.guided ? 2 * count : count, channels, height, width}, seen));
     state.emplace("x0_prev", host_tensor(shape, zeros));
-    state.emplace("latched", closed(count));
+    state.emplace("latched", closed(job.guard.mode == "ratio" ? count * bundle_->regions * bundle_->regions : count));
     const Ort::Value none = host_tensor(shape, zeros);
     const Tensors& bank = bank_of(job.guard, step);
     for (Picture& picture : pictures) picture.verdict.guard = job.guard.mode, picture.verdict.steps = steps;
