@@ -50,15 +50,15 @@ def dependencies() -> Path:
 
 @pytest.fixture(scope="session")
 def configure(dependencies: Path) -> Callable[..., Path]:
-    """Configure and build the host in a folder of some name, with some options."""
+    """Configure and build the host in a folder of some name, with some options: all of it, or some target."""
 
-    def build(name: str, *options: str) -> Path:
+    def build(name: str, *options: str, target: str = "all") -> Path:
         with one_at_a_time():
             run(
                 "cmake", "-S", ROOT / "cpp", "-B", BUILD / name, f"-DCMAKE_PREFIX_PATH={dependencies}",
                 f"-DPython3_EXECUTABLE={sys.executable}", *options,
             )  # fmt: skip
-            run("cmake", "--build", BUILD / name, "--parallel", 2)
+            run("cmake", "--build", BUILD / name, "--parallel", 2, "--target", target)
         return BUILD / name
 
     return build

@@ -6,6 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
+
+from safegen.bundle import read_bundle, write_bundle
+from safegen.regions import cut
+
 ROOT = Path(__file__).parent.parent
 EMBEDDED = ROOT / "runtime" / "safegen" / "models" / "fashion"
 EMBEDDED_CHECKPOINT = ROOT / "training" / "checkpoint"
@@ -59,3 +64,15 @@ def with_prediction(onnx_folder: Path, prediction_type: str, out: Path) -> Path:
     path = out / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": prediction_type}))
     return out
+
+
+def write_regions(path: Path, sides: int) -> Path:
+    """The embedded bundle with its banks cut to regions, and a gate that opens on many of them."""
+    frozen = read_bundle(EMBEDDED / "default.negation")
+    benign = cut(frozen.benign, sides)
+    info = msgspec.structs.replace(
+        frozen.info, regions=sides, target_count=len(benign) - 9, bandwidth=frozen.info.bandwidth / sides
+    )
+    curves = frozen.calibration._replace(foreseen=frozen.calibration.foreseen - 12.0)
+    write_bundle(path, info, cut(frozen.negation, sides), benign, curves)
+    return path

@@ -25,7 +25,7 @@ def fuzzers(configure, dependencies: Path) -> tuple[Path, dict[str, str]]:
     environment = {**os.environ, "LD_LIBRARY_PATH": libraries} if found == unpacked else dict(os.environ)
     os.environ.update(environment)
     options = ("-DSAFEGEN_FUZZ=ON", f"-DCMAKE_CXX_COMPILER={found}", "-DCMAKE_BUILD_TYPE=Debug")
-    return configure("fuzz", *options) / "fuzz", environment
+    return configure("fuzz", *options, target="fuzzers") / "fuzz", environment
 
 
 @pytest.mark.parametrize(

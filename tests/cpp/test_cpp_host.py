@@ -20,7 +20,6 @@ from safegen import Pipeline
 from safegen.bundle import write_bundle
 from safegen.errors import SafegenError, UsageError
 from safegen.guard_settings import GUARDS, OFFICIAL_PRESETS, Ratio
-from safegen.regions import cut
 
 pytestmark = pytest.mark.slow
 
@@ -88,21 +87,9 @@ def test_a_guard_named_alone_has_the_bundles_settings(sanitized: Path, tmp_path:
     assert np.abs(ours - np.asarray(plain.image)).max() > 1
 
 
-def by_regions(path: Path, sides: int) -> Path:
-    """The embedded bundle with its banks cut to regions, and a gate that opens on many of them."""
-    frozen = Pipeline.load().bundle
-    benign, foreseen = cut(frozen.benign, sides), frozen.calibration.foreseen - 12.0
-    info = msgspec.structs.replace(
-        frozen.info, regions=sides, target_count=len(benign) - 9, bandwidth=frozen.info.bandwidth / sides
-    )
-    curves = frozen.calibration._replace(foreseen=foreseen)
-    write_bundle(path, info, cut(frozen.negation, sides), benign, curves)
-    return path
-
-
 @pytest.mark.parametrize("sides", [2, 4])
 def test_the_same_picture_by_regions(sanitized: Path, tmp_path: Path, sides: int) -> None:
-    signed = by_regions(tmp_path / "x.negation", sides)
+    signed = tiny.write_regions(tmp_path / "x.negation", sides)
     pipeline = Pipeline.load("fashion", signed)
     for seed in (3, 4):
         asked = {"seed": seed, "steps": 8, "n": 2}
@@ -136,7 +123,7 @@ def test_errors_are_those_of_python(sanitized: Path, tmp_path: Path) -> None:
     fashion, pixels = Pipeline.load("fashion"), Pipeline.load("pixels")
     text, classes = tiny.EMBEDDED, tiny.EMBEDDED.parent / "pixels"
     foreign, missing = classes / "default.negation", tmp_path / "no.negation"
-    quarters = by_regions(tmp_path / "quarters.negation", 2)
+    quarters = tiny.write_regions(tmp_path / "quarters.negation", 2)
     cases = [
         (lambda: Pipeline.load(tmp_path), (tmp_path, "-p", "x")),
         (lambda: Pipeline.load("fashion", foreign),

@@ -82,25 +82,25 @@ def scenes(folder: Path, count: int, *, one_across: bool, seed: int) -> list[Pat
 def test_regions_tell_one_thing_in_a_scene(embedded: Path, tmp_path: Path) -> None:
     """Where nobody said which quarter it is, and whole pictures tell next to nothing."""
     engine = Engine.open(embedded)
-    negation = scenes(tmp_path / "negation", 60, one_across=True, seed=0)
-    benign = scenes(tmp_path / "benign", 120, one_across=False, seed=1)
-    more = scenes(tmp_path / "more", 40, one_across=True, seed=2)
-    ordinary = scenes(tmp_path / "ordinary", 80, one_across=False, seed=3)
+    negation = scenes(tmp_path / "negation", 40, one_across=True, seed=0)
+    benign = scenes(tmp_path / "benign", 90, one_across=False, seed=1)
+    more = scenes(tmp_path / "more", 30, one_across=True, seed=2)
+    ordinary = scenes(tmp_path / "ordinary", 60, one_across=False, seed=3)
     caught = {}
     for regions in (1, 2):
         first, out = tmp_path / f"{regions}.negation", tmp_path / f"{regions}b.negation"
-        frozen = freeze(engine, negation, first, name="bars", benign=benign, regions=regions, batch_size=60)
-        assert (frozen.info.negation_count, frozen.info.benign_count, frozen.held_out) == (60, 80, 40)
-        assert read_bundle(first).benign.shape == (80 * regions**2, 4, 8 // regions, 8 // regions)
+        frozen = freeze(engine, negation, first, name="bars", benign=benign, regions=regions, batch_size=45)
+        assert (frozen.info.negation_count, frozen.info.benign_count, frozen.held_out) == (40, 60, 30)
+        assert read_bundle(first).benign.shape == (60 * regions**2, 4, 8 // regions, 8 // regions)
         found = recalibrate(
             engine, first, [*more, *negation[:3]], out, benign=ordinary, rate=0.1, batch_size=40
         )
-        assert (found.known, found.ordinary) == (3, 80)
+        assert (found.known, found.ordinary) == (3, 60)
         caught[regions] = found.chosen.caught
     assert caught[2] > max(0.9, caught[1] + 0.2)
     shown = Pipeline(engine, read_bundle(out))("a coat", steps=2, seed=1)[0].verdict
     assert shown.guard == "ratio"
-    assert 0 <= shown.nearest_reference < 60  # an image, not a region
+    assert 0 <= shown.nearest_reference < 40  # an image, not a region
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from safegen import Pipeline
@@ -83,9 +84,12 @@ def _taken(cases: list[parity.Case], part: Component) -> list[parity.Case]:
     return [(i, e) for i, e in first if all(fits(bounds[k], v.shape) for k, v in i.items())]
 
 
-@pytest.mark.parametrize("name", GUARDS)
-def test_a_guard_computes_the_same_on_both_sides(device: Device, name: str) -> None:
-    engine, bundle, settings = Engine.open("fashion"), read_bundle(BUNDLE), parse_guard(name)
+@pytest.mark.parametrize(("name", "regions"), [*((name, 1) for name in GUARDS), ("ratio", 2)])
+def test_a_guard_computes_the_same_on_both_sides(
+    device: Device, name: str, regions: int, tmp_path: Path
+) -> None:
+    file = BUNDLE if regions == 1 else tiny.write_regions(tmp_path / "regions.negation", regions)
+    engine, bundle, settings = Engine.open("fashion"), read_bundle(file), parse_guard(name)
     table = engine.plan(Solver("ddim"), 10, (32, 32))
     seeds = list(range(8))
     sides = []
