@@ -65,9 +65,9 @@ inline void check_regions(std::int64_t regions, const std::array<std::int64_t, 3
 
 inline void check_shape(const char* name, const TensorView& tensor, std::int64_t count, std::int64_t regions,
                         const std::array<std::int64_t, 3>& latent) {
-  if (count > std::numeric_limits<std::int64_t>::max() / 16) throw std::invalid_argument("too many images");
+  if (count < 1 || count > std::numeric_limits<std::int64_t>::max() / 16) throw std::invalid_argument(std::string(name) + " has no such count");
   const std::vector<std::int64_t> stated = {count * regions * regions, latent[0], latent[1] / regions, latent[2] / regions};
-  if (count < 1 || tensor.shape != stated) throw std::invalid_argument(std::string(name) + " has another shape than its description says");
+  if (tensor.shape != stated) throw std::invalid_argument(std::string(name) + " has another shape than its description says");
 }
 
 }  // namespace detail
