@@ -6,13 +6,13 @@ from pathlib import Path
 
 from safegen.errors import EngineError
 from safegen.machine import gpu
-from safegen.regions import SIDES
 from safegen_engines import ort
 from safegen_engines.source import VAE, Source
 from safegen_engines.target import Target
 from safegen_engines.trt import Profile
 
 LARGEST_BANK = 16384
+"""Images."""
 
 
 def shapes(source: Source, component: str, target: Target) -> Profile:
@@ -30,13 +30,20 @@ def shapes(source: Source, component: str, target: Target) -> Profile:
 
 
 def step_shapes(graph: Path, target: Target) -> Profile:
-    """The same for a step graph: pictures that share a step, and banks of any size."""
+    """The same for a step graph: pictures that share a step, and banks of as many images, by regions too."""
+    inputs = ort.input_shapes(graph)
+    regions = str(inputs["latched"][0])  # "B" pictures, or "4*B" regions
+    parts = int(regions.removesuffix("*B")) if regions != "B" else 1
     batch = (1, 1, target.sides.batch)
-    sizes = {"B": batch, "N": (1, 500, LARGEST_BANK), "M": (1, 1000, LARGEST_BANK)}
-    sizes |= {f"{sides**2}*B": tuple(sides**2 * n for n in batch) for sides in SIDES}  # type: ignore[misc]
+    sizes = {
+        "B": batch,
+        regions: tuple(parts * n for n in batch),
+        "N": (parts, 500 * parts, LARGEST_BANK * parts),
+        "M": (parts, 1000 * parts, LARGEST_BANK * parts),
+    }
     return {
         name: tuple(tuple(sizes[d][i] if isinstance(d, str) else d for d in shape) for i in range(3))  # type: ignore[misc]
-        for name, shape in ort.input_shapes(graph).items()
+        for name, shape in inputs.items()
     }
 
 

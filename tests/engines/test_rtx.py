@@ -57,9 +57,12 @@ def test_every_component_is_compiled_and_sealed(rtx: Path) -> None:
         assert {part.file, part.compiled.file, part.compiled.context} <= set(manifest.files)
         assert part.precision == "fp16"
         assert 1e-6 < part.parity.max_rel < 2e-2  # the typed graph against torch
-    for step in manifest.steps.values():
+    for name, step in manifest.steps.items():
         assert {step.file, step.compiled.file, step.compiled.context} <= set(manifest.files)
-        assert step.compiled.profile["refs"] == [[1, 1024], [500, 1024], [16384, 1024]]
+        parts = {"ratio-2x2": 4, "ratio-4x4": 16}.get(name, 1)
+        rows = [[parts * images, 1024 // parts] for images in (1, 500, 16384)]
+        assert step.compiled.profile["refs"] == rows
+        assert step.compiled.profile["latched"] == [[parts], [parts], [parts * 4]]
     graph = onnx.load(rtx / "unet.onnx")
     assert not any(t.data_type == TensorProto.FLOAT16 for t in graph.graph.initializer)  # the stand-in
     assert not list((rtx / ".build").glob("*/typed.onnx"))
