@@ -47,12 +47,13 @@ from transformers import (
 )
 
 
-def vae(channels: int = 4, shift: float | None = None) -> AutoencoderKL:
-    """Halves the sides once."""
+def vae(channels: int = 4, shift: float | None = None, attention: bool = True) -> AutoencoderKL:
+    """Halves the sides once. Attention to all of 128x128 latents would take minutes."""
     return AutoencoderKL(
         block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=channels, norm_num_groups=8,
         sample_size=32, shift_factor=shift, scaling_factor=0.6,
+        mid_block_add_attention=attention,
     )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def pixart(cls: type = PixArtSigmaPipeline, sample_size: int = 16) -> Any:
     )  # fmt: skip
     torch.nn.init.normal_(transformer.scale_shift_table, std=0.3)
     schedule = DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
-    return cls(t5_tokenizer(), t5(), vae(), transformer, schedule)
+    return cls(t5_tokenizer(), t5(), vae(attention=sample_size < 128), transformer, schedule)
 
 
 def lcm() -> LatentConsistencyModelPipeline:
