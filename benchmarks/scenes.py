@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +32,12 @@ from prompts import GARMENTS
 from safegen.bundle import Bundle, BundleInfo
 from safegen.calibration import bandwidth_of, calibrate
 from safegen.engine import Engine
-from safegen.guard import foreseen_log_ratio, make_bank
+from safegen.guard import make_bank
 from safegen.guard_settings import Off, Ratio, open_guard
 from safegen.guidance import guided
 from safegen.loop import denoise, first_latents
 from safegen.pipeline import EMBEDDED
-from safegen.regions import cut, largest
+from safegen.regions import cut, strongest_foreseen
 from safegen.seal import replacing
 from safegen.solver import Solver
 from safegen_engines import foresee
@@ -128,11 +129,7 @@ def make_gate(
     rows, targets = targets_first(ordinary, negation)
     bank = make_bank(negation.astype(np.float32), rows.astype(np.float32), targets)
     bandwidth = bandwidth_of(bank)
-
-    def at(x0: Array) -> Array:
-        found: Array = largest(foreseen_log_ratio(cut(x0, k), bank, bandwidth), k)
-        return found
-
+    at = partial(strongest_foreseen, bank=bank, bandwidth=bandwidth, sides=k)
     foreseen = foresee.from_subjects(engine, prompts, SIZE, at, 50, lambda *_: None)
     judged = np.arange(len(negation))[:: max(1, math.ceil(len(negation) / JUDGED))]
     held, shown = cut(benign[:HELD], k).astype(np.float32), negation[judged].astype(np.float32)

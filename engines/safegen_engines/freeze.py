@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from safegen.calibration import bandwidth_of, calibrate
 from safegen.device import to_host
 from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
-from safegen.guard import foreseen_log_ratio, make_bank
+from safegen.guard import make_bank
 from safegen.guard_settings import Ratio, Settings, check_whole
 from safegen.image import SUFFIXES, read_rgb
-from safegen.regions import SIDES, cut, fits, largest
+from safegen.regions import SIDES, cut, fits, strongest_foreseen
 from safegen.seal import file_sha256
 from safegen.solver import Solver
 from safegen_engines import foresee
@@ -148,11 +149,7 @@ def freeze(
     rows = _judged(len(negation), regions)
     both = make_bank(unsafe, bank)
     bandwidth = bandwidth_of(both)
-
-    def at(x0: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[Any] = largest(foreseen_log_ratio(cut(x0, regions), both, bandwidth), regions)
-        return found
-
+    at = partial(strongest_foreseen, bank=both, bandwidth=bandwidth, sides=regions)
     foreseen, foreseen_from = foresee.ordinary(
         engine, benign_prompts, benign_labels, ordinary[held_out], benign_count, size, at, batch_size, report
     )

@@ -15,9 +15,8 @@ from safegen.bundle import BundleInfo, read_bundle, write_bundle
 from safegen.calibration import Calibration, thresholds
 from safegen.engine import Engine
 from safegen.errors import BundleError, UsageError
-from safegen.guard import foreseen_log_ratio
 from safegen.guard_settings import Ratio
-from safegen.regions import cut, largest
+from safegen.regions import cut, strongest_foreseen
 from safegen_engines import foresee
 from safegen_engines.foresee import Report
 from safegen_engines.freeze import encode_files
@@ -106,8 +105,7 @@ def recalibrate(
     widths = [frozen.info.bandwidth * width for width in WIDTHS]
 
     def evidence(x0: NDArray[Any]) -> NDArray[Any]:
-        parts = cut(x0, regions)
-        return np.stack([largest(foreseen_log_ratio(parts, bank, h), regions) for h in widths], axis=-1)
+        return np.stack([strongest_foreseen(x0, bank, h, regions) for h in widths], axis=-1)
 
     latents = frozen.benign[:0]
     if not benign_prompts:

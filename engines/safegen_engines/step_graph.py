@@ -89,7 +89,7 @@ def write(folder: Path, guards: Sequence[str], latent_shape: tuple[int, int, int
     files = {}
     for name in guards:
         mode = "official" if name == "renoise-only" else name
-        for regions in SIDES if mode == "ratio" else (1,):
+        for regions in _sides(mode):
             if fits(regions, latent_shape):
                 by = f"-{regions}x{regions}" if regions > 1 else ""
                 files[name + by] = folder / f"step_{mode}{by}.onnx"
@@ -97,11 +97,16 @@ def write(folder: Path, guards: Sequence[str], latent_shape: tuple[int, int, int
     return files
 
 
+def _sides(mode: str) -> tuple[int, ...]:
+    """Regions a side that a guard has a graph for."""
+    return SIDES if mode == "ratio" else (1,)
+
+
 def digest() -> str:
     """SHA-256 over every guard's graph: it changes with the guards' own lines."""
     whole = hashlib.sha256()
     for mode in NUMBERS:
-        for regions in SIDES if mode == "ratio" else (1,):
+        for regions in _sides(mode):
             whole.update(build(mode, (4, 8, 8), regions).SerializeToString(deterministic=True))
     return whole.hexdigest()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from safegen.device import array_namespace
-from safegen.guard import Evidence
+from safegen.guard import Bank, Evidence, foreseen_log_ratio
 
 SIDES = (1, 2, 4)
 """How many regions a picture may have a side: whole, quarters, sixteenths."""
@@ -48,6 +48,11 @@ def largest(values: Array, sides: int) -> Array:
     if sides == 1:
         return values
     return array_namespace(values).max(_of_pictures(values, sides), axis=-1)
+
+
+def strongest_foreseen(x0: Array, bank: Bank, bandwidth: Any, sides: int) -> Array:
+    """:func:`safegen.guard.foreseen_log_ratio` of each picture's strongest region: (B, C, H, W) to (B,)."""
+    return largest(foreseen_log_ratio(cut(x0, sides), bank, bandwidth), sides)
 
 
 def of_pictures(evidence: Evidence, sides: int) -> Evidence:
