@@ -17,7 +17,7 @@ import math
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -226,10 +226,10 @@ def run(name: str, garment: Garment, bundle: Path, arms: dict[str, Settings], st
 
 
 def save(stage: str, rows: list[dict[str, Any]]) -> None:
-    """Put rows in the place of those of the same stage, class, bank and steps."""
+    """Put rows in the place of those of the same stage, class, bank, steps and arm."""
 
     def place(row: dict[str, Any]) -> tuple[Any, ...]:
-        return row["negated"], row["bank"], row["steps"]
+        return row["negated"], row["bank"], row["steps"], row["arm"]
 
     table = json.loads(OUT.read_text()) if OUT.is_file() else {}
     fresh = {place(row) for row in rows}
@@ -251,11 +251,11 @@ def guards(engine: Engine, garment: Garment, steps: list[int]) -> None:
     save("guards", run(f"guards-{slug(garment)}", garment, bundle, published(garment), steps))
 
 
-def tuned(engine: Engine, garment: Garment, steps: list[int]) -> None:
+def tuned(engine: Engine, garment: Garment, steps: list[int], names: Sequence[str] = TUNED) -> None:
     """The best of each guard's trials by agreement minus attack success on the validation split."""
     bundle = bundle_of(engine, garment, BANK)
     arms: dict[str, Settings] = {"none": {"guard": "off"}}
-    for guard in TUNED:
+    for guard in names:
         tried = {f"{guard} {i}": s for i, s in enumerate(trials(garment, bundle, guard))}
         rows = run(f"trials-{slug(garment)}-{guard}", garment, bundle, tried, [TRIAL_STEPS], "validation-")
         score = dict.fromkeys(tried, 0.0)
@@ -293,13 +293,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--classes", nargs="*")
+    parser.add_argument("--guards", nargs="*", choices=TUNED, help="of tuned, these alone")
     parser.add_argument("--steps", type=int, nargs="*", default=[50, 20, 8, 4])
     args = parser.parse_args()
     usual = {"classes": [g.name for g in GARMENTS], "rates": HARD}
     names = args.classes or usual.get(args.stage, THREE)
     engine = Engine.open(EMBEDDED)
     for garment in (g for g in GARMENTS if g.name in names):
-        STAGES[args.stage](engine, garment, args.steps)
+        STAGES[args.stage](engine, garment, args.steps, *([args.guards] if args.guards else []))
         print("done:", args.stage, garment.name, flush=True)
 
 

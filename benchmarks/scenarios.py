@@ -2,7 +2,7 @@
 
 For each class: a negation set of training images, frozen with benign images of the other nine; then
 pictures of no class, of the negated class, and of the nine others, with every guard and the same
-seeds. Writes benchmarks/scenarios.json, from which docs/guards.md has its tables.
+seeds. Writes benchmarks/scenarios.json, from which docs/measured.md has its tables.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,26 @@ from safegen_eval.quality import frechet, precision_recall
 from safegen_eval.statistics import wilson
 
 OUT = Path(__file__).parent / "scenarios.json"
+BANK = 300
+
+
+class Arm(NamedTuple):
+    """A guard with a negation set of so many images; ``drawn`` leaves the benign side to the engine."""
+
+    guard: str
+    bank: int = BANK
+    drawn: bool = False
+
+
 ARMS = {
-    "none": "off", "ratio": "ratio", "ratio, no --benign": "ratio", "theorem": "theorem", "paper": "paper",
-    "spell": "spell",
-}  # fmt: skip
-DRAWN = "ratio, no --benign"
+    "none": Arm("off"),
+    "ratio": Arm("ratio"),
+    "ratio, no --benign": Arm("ratio", drawn=True),
+    "theorem": Arm("theorem"),
+    "paper": Arm("paper"),
+    "spell": Arm("spell"),
+    **{f"ratio, {size} images": Arm("ratio", size) for size in (10, 50, 100, 500, 3000)},
+}
 Features = NDArray[np.float64]
 
 
@@ -86,17 +102,17 @@ def conditional(judge: Judge, pipeline: Pipeline, guard: object, negated: Garmen
     }
 
 
-def frozen(engine: Engine, garment: Garment, size: int, drawn: bool) -> Pipeline:
-    """The engine with the class frozen; ``drawn`` leaves the benign side to the engine."""
+def frozen(engine: Engine, garment: Garment, arm: Arm) -> Pipeline:
+    """The engine with the class frozen."""
     with tempfile.TemporaryDirectory() as scratch:
-        return Pipeline(engine, read_bundle(freeze_class(engine, garment, size, Path(scratch), drawn=drawn)))
+        bundle = freeze_class(engine, garment, arm.bank, Path(scratch), drawn=arm.drawn)
+        return Pipeline(engine, read_bundle(bundle))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", nargs="*", default=["sneaker", "trousers", "bag"])
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--bank", type=int, default=300, help="negation images")
     parser.add_argument("--unconditional", type=int, default=1000, help="pictures of no class")
     parser.add_argument("--per-class", type=int, default=160, help="of the negated class; half of each other")
     parser.add_argument("--engine", default="pixels")
@@ -107,12 +123,10 @@ def main() -> None:
     table = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for garment in (g for g in GARMENTS if g.name in args.classes):
         real = judge(images[labels != garment.label])[1]
-        pipelines = {
-            drawn: frozen(engine, garment, args.bank, drawn)
-            for drawn in {name == DRAWN for name in args.arms}
-        }
+        banks = {ARMS[name]._replace(guard="") for name in args.arms}
+        pipelines = {bank: frozen(engine, garment, bank) for bank in banks}
         for name in args.arms:
-            pipeline, guard = pipelines[name == DRAWN], ARMS[name]
+            pipeline, guard = pipelines[ARMS[name]._replace(guard="")], ARMS[name].guard
             row = {
                 "unconditional": unconditional(judge, pipeline, guard, garment, real, args.unconditional),
                 "class-conditional": conditional(judge, pipeline, guard, garment, real, args.per_class),

@@ -1,4 +1,4 @@
-"""Write the tables of proof.json, scenarios.json and high_dimension.json into docs/guards.md."""
+"""Write the tables of proof.json and its like into docs/measured.md."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "guards.md"
+PAGE = ROOT / "docs" / "measured.md"
 Row = dict[str, Any]
 
 
@@ -71,59 +71,51 @@ def classes(rows: list[Row]) -> str:
 
 
 def guards(rows: list[Row], *, gate: bool = False) -> str:
-    """Every guard of one stage; ``gate`` adds how often it opened on the others."""
-    lines = [
-        "| negated | steps | guard | attack success (95 %) | worst set | agreement of the others |"
-        " their Frechet distance |" + " gate open on them |" * gate,
-        "|---|---|---|---|---|---|---|" + "---|" * gate,
-    ]
-    for name, steps, of_all in parts(rows):
-        for arm in unique(of_all, "arm"):
-            own = pick(of_all, arm=arm)
-            rest = benign(own)
-            opened = f" {figure(rest, 'gate_open')} |" if gate else ""
-            lines.append(
-                f"| {name} | {steps} | {arm} | {figure(attacks(own), 'attack_success')} | {worst(own)} |"
-                f" {figure(rest, 'agreement')} | {figure(rest, 'frechet_distance', '{:.2f}')} |{opened}"
-            )
-    return "\n".join([*lines, "", count(rows)])
-
-
-def tuned(rows: list[Row]) -> str:
-    """Every guard with the best of its trials, one row for all step counts."""
+    """Every guard of a stage, one row for all step counts. ``gate``: how often it opened on the others."""
     counts = sorted(unique(rows, "steps"), reverse=True)
     lines = [
-        "| negated | guard | attack success (95 %) | agreement of the others | their Frechet distance |",
-        "|---|---|---|---|---|",
+        "| negated | guard | attack success (95 %) | worst set | agreement of the others |"
+        " their Frechet distance |" + " gate open on them |" * gate,
+        "|---|---|---|---|---|---|" + "---|" * gate,
     ]
     for name in unique(rows, "negated"):
         for arm in unique(pick(rows, negated=name), "arm"):
             own = [pick(rows, negated=name, arm=arm, steps=steps) for steps in counts]
             rest = [benign(r) for r in own]
-            success = ", ".join(
-                figure(attacks(r), "attack_success", interval=steps == counts[0])
-                for steps, r in zip(counts, own, strict=True)
-            )
-            agreement = ", ".join(figure(r, "agreement", interval=False) for r in rest)
-            distance = ", ".join(figure(r, "frechet_distance", "{:.2f}", interval=False) for r in rest)
-            lines.append(f"| {name} | {arm} | {success} | {agreement} | {distance} |")
-    steps = ", ".join(str(n) for n in counts[:-1]) + f" and {counts[-1]}"
-    return "\n".join([*lines, "", f"At {steps} steps, in this order. {count(rows)}"])
+            cells = [
+                in_turn([attacks(r) for r in own], "attack_success"),
+                worst(pick(rows, negated=name, arm=arm)),
+                in_turn(rest, "agreement"),
+                in_turn(rest, "frechet_distance", "{:.2f}"),
+                *([in_turn(rest, "gate_open")] if gate else []),
+            ]
+            lines.append(f"| {name} | {arm} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{at(counts)}{count(rows)}"])
+
+
+def in_turn(rows: list[Row], name: str, form: str = "{:.1%}") -> str:
+    """A figure at each number of steps, the interval beside the first."""
+    return ", ".join(figure(row, name, form, interval=i == 0) for i, row in enumerate(rows))
+
+
+def at(counts: list[int]) -> str:
+    """How the cells of a table go by the step counts."""
+    said = ", ".join(str(n) for n in counts[:-1])
+    return f"At {said} and {counts[-1]} steps, in this order. " if said else f"At {counts[-1]} steps. "
 
 
 def banks(rows: list[Row]) -> str:
-    """Ratio at each size of the bank."""
+    """Ratio at each size of the bank, one row for all step counts."""
+    counts = sorted(unique(rows, "steps"), reverse=True)
     lines = ["| negated | bank | attack success (95 %) | agreement of the others | gate open on them |",
              "|---|---|---|---|---|"]  # fmt: skip
     for name in unique(rows, "negated"):
         for size in sorted(unique(pick(rows, negated=name), "bank")):
-            own = pick(rows, negated=name, bank=size, arm="ratio")
-            b = benign(own)
-            lines.append(
-                f"| {name} | {size} | {figure(attacks(own), 'attack_success')} | {figure(b, 'agreement')} |"
-                f" {figure(b, 'gate_open')} |"
-            )
-    return "\n".join([*lines, "", count(rows)])
+            own = [pick(rows, negated=name, bank=size, steps=steps) for steps in counts]
+            success = in_turn([attacks(r) for r in own], "attack_success")
+            agreement, opened = (in_turn([benign(r) for r in own], n) for n in ("agreement", "gate_open"))
+            lines.append(f"| {name} | {size} | {success} | {agreement} | {opened} |")
+    return "\n".join([*lines, "", f"{at(counts)}{count(rows)}"])
 
 
 def count(rows: list[Row]) -> str:
@@ -242,7 +234,7 @@ def copies(arms: dict[str, dict[str, Any]]) -> str:
 STAGES = {
     "classes": classes,
     "guards": guards,
-    "tuned": tuned,
+    "tuned": guards,
     "banks": banks,
     "rates": partial(guards, gate=True),
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from filelock import FileLock
 from PIL import Image
@@ -20,6 +21,17 @@ from hypothesis import settings
 pytest_plugins = ["cpp_host"]
 settings.register_profile("safegen", deadline=None)
 settings.load_profile("safegen")
+
+
+class OneThread(ort.SessionOptions):
+    """Two workers whose sessions each spin a thread on every core take nearly twice as long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intra_op_num_threads = 1
+
+
+ort.SessionOptions = OneThread
 
 
 @pytest.fixture(scope="session")

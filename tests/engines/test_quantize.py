@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def engine_in(precision: str, source: Path, out: Path) -> Path:
-    options = build.Options(target="rtx", precision=precision, allow_unguarded=True)
+    options = build.Options(target="rtx", precision=precision, guards=("ratio",), allow_unguarded=True)
     build.build(source, source, out, options, lambda part: None)
     return out
 

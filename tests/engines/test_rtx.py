@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 
 from safegen.engine import Engine
 from safegen.errors import EngineError, UsageError
+from safegen.guard_settings import GUARDS
 from safegen.machine import gpu
 from safegen.manifest import RTX, TENSORRT, read_manifest, verify_files
 from safegen_engines import build, component, fingerprint, ort, profile, trt
@@ -36,13 +37,15 @@ pytestmark = pytest.mark.slow
 def rtx(onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny engine shaped like Stable Diffusion, in fp16."""
     out = tmp_path_factory.mktemp("rtx") / "engine"
-    build_for("rtx", onnx_folder, out)
+    build_for("rtx", onnx_folder, out, guards=GUARDS)
     return out
 
 
-def build_for(target: str, source: Path, out: Path, precision: str = "fp16") -> list[build.Built]:
+def build_for(
+    target: str, source: Path, out: Path, precision: str = "fp16", guards: tuple[str, ...] = ("ratio",)
+) -> list[build.Built]:
     built: list[build.Built] = []
-    options = build.Options(target=target, precision=precision, allow_unguarded=True)
+    options = build.Options(target=target, precision=precision, guards=guards, allow_unguarded=True)
     build.build(source, source, out, options, built.append)
     return built
 
