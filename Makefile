@@ -1,6 +1,8 @@
 # make demo: guarded pictures on a fresh machine, no torch. make test: everything. make check: the quick loop.
 PYTHON ?= python3
 BIN := .venv/bin
+# two workers, one thread each: more threads than cores wait for each other
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check lint model test-gpu clean
@@ -9,10 +11,10 @@ demo: .venv/demo.stamp
 	$(BIN)/python examples/demo.py
 
 test: .venv/dev.stamp lint
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
+	$(PYTEST) -m "not gpu"
 
 check: .venv/dev.stamp lint
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(PYTEST) -q -m "not slow and not gpu"
 
 # On a machine with an NVIDIA GPU, in an environment made by hand (docs/rtx.md, docs/jetson.md).
 # Leaves gpu-report.json.

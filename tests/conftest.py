@@ -33,6 +33,20 @@ class OneThread(ort.SessionOptions):
 
 ort.SessionOptions = OneThread
 
+LONGEST = ("family_parity", "rtx", "optimum", "quantize", "cpp_host", "embedded", "build", "cli", "cpp_fuzz")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``make check`` imports no file of slow tests alone: torch and diffusers would take half its time."""
+    quick = "not slow" in config.option.markexpr and collection_path.suffix == ".py"
+    return True if quick and "\npytestmark = pytest.mark.slow\n" in collection_path.read_text() else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: left to the end, one worker runs them while the other has nothing to do."""
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 @pytest.fixture(scope="session")
 def embedded() -> Path:

@@ -83,6 +83,7 @@ def test_drawing_without_a_guard_is_said_on_the_screen(tmp_path: Path) -> None:
     assert read_metadata(tmp_path / "x.png")["guarded"] is False
 
 
+@pytest.mark.slow
 def test_wrong_usage_ends_with_2(tmp_path: Path) -> None:
     fails("generate", "a coat", "--solver", "heun", code=2, word="known are", cwd=tmp_path)
     fails("generate", code=2, word="nothing to draw", cwd=tmp_path)
@@ -94,6 +95,7 @@ def test_wrong_usage_ends_with_2(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_refusals_end_with_1_and_draw_nothing(tmp_path: Path, embedded: Path) -> None:
     engine = tmp_path / "engine"
     shutil.copytree(embedded, engine)
@@ -111,6 +113,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in run("generate", "x", "-b", "none", "--debug", cwd=tmp_path, code=1).stderr
 
 
+@pytest.mark.slow
 def test_freeze_inspect_and_contact_sheet(tmp_path: Path, picture_folder: Path) -> None:
     done = run(
         "freeze",
@@ -140,6 +143,7 @@ def test_freeze_warns_when_the_rate_cannot_be_told(tmp_path: Path, picture_folde
     assert "4 pictures cannot tell a rate of 0.005" in done.stderr
 
 
+@pytest.mark.slow
 def test_inspect_verifies_an_engine_and_a_picture(embedded: Path, tmp_path: Path) -> None:
     content = json.loads(run("inspect", embedded, "--json").stdout)
     assert content["verified"]

@@ -121,6 +121,7 @@ def test_regions_that_cannot_be_are_refused(engine, picture_folder, tmp_path, op
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_without_benign_images_the_engine_draws_them(engine, embedded, tmp_path) -> None:
     """And what it draws of the negated class must not vouch for itself on the benign side."""
     own = read_bundle(embedded / "default.negation")

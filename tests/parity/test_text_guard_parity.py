@@ -24,12 +24,13 @@ from safegen.safree import filtered_conditioning, filtered_steps, project_out
 from safegen.solver import noised
 from safegen.text_guard import SLD_PRESETS, Safree, Sld, eps_factor, parse_text_guard, sld
 
+pytestmark = pytest.mark.slow
+
 CONCEPTS = ("sneaker", "a running shoe")
 TOLERANCE = 2
 """Of 255: both round to 8 bits, and sums in another order differ by about 1e-5 after twelve steps."""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("preset", SLD_PRESETS)
 def test_sld_draws_what_diffusers_draws(checkpoint: Path, engines: dict[str, Path], preset: str) -> None:
     """Twelve steps, so that each preset's warm-up ends before the picture does; but weak's."""
