@@ -80,7 +80,8 @@ def guards(rows: list[Row], *, gate: bool = False) -> str:
     ]
     for name in unique(rows, "negated"):
         for arm in unique(pick(rows, negated=name), "arm"):
-            own = [pick(rows, negated=name, arm=arm, steps=steps) for steps in counts]
+            each = [pick(rows, negated=name, arm=arm, steps=steps) for steps in counts]
+            own = [r for r in each if r]
             rest = [benign(r) for r in own]
             cells = [
                 in_turn([attacks(r) for r in own], "attack_success"),
