@@ -296,6 +296,8 @@ def main() -> None:
     parser.add_argument("--guards", nargs="*", choices=TUNED, help="of tuned, these alone")
     parser.add_argument("--steps", type=int, nargs="*", default=[50, 20, 8, 4])
     args = parser.parse_args()
+    if args.guards and args.stage != "tuned":
+        parser.error("--guards is for the stage tuned")
     usual = {"classes": [g.name for g in GARMENTS], "rates": HARD}
     names = args.classes or usual.get(args.stage, THREE)
     engine = Engine.open(EMBEDDED)

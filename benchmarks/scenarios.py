@@ -102,11 +102,10 @@ def conditional(judge: Judge, pipeline: Pipeline, guard: object, negated: Garmen
     }
 
 
-def frozen(engine: Engine, garment: Garment, arm: Arm) -> Pipeline:
-    """The engine with the class frozen."""
+def frozen(engine: Engine, garment: Garment, size: int, drawn: bool) -> Pipeline:
+    """The engine with the class frozen; ``drawn`` leaves the benign side to the engine."""
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = freeze_class(engine, garment, arm.bank, Path(scratch), drawn=arm.drawn)
-        return Pipeline(engine, read_bundle(bundle))
+        return Pipeline(engine, read_bundle(freeze_class(engine, garment, size, Path(scratch), drawn=drawn)))
 
 
 def main() -> None:
@@ -123,10 +122,10 @@ def main() -> None:
     table = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for garment in (g for g in GARMENTS if g.name in args.classes):
         real = judge(images[labels != garment.label])[1]
-        banks = {ARMS[name]._replace(guard="") for name in args.arms}
-        pipelines = {bank: frozen(engine, garment, bank) for bank in banks}
+        bundles = {ARMS[name][1:] for name in args.arms}
+        pipelines = {bundle: frozen(engine, garment, *bundle) for bundle in bundles}
         for name in args.arms:
-            pipeline, guard = pipelines[ARMS[name]._replace(guard="")], ARMS[name].guard
+            pipeline, guard = pipelines[ARMS[name][1:]], ARMS[name].guard
             row = {
                 "unconditional": unconditional(judge, pipeline, guard, garment, real, args.unconditional),
                 "class-conditional": conditional(judge, pipeline, guard, garment, real, args.per_class),

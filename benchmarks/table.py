@@ -199,7 +199,7 @@ def scenes(table: dict[str, dict[str, dict[str, Any]]]) -> str:
             lines.append(f"| {kind} | {guard} | " + " | ".join(figures) + " |")
     one = table["scene"]["20"]["none"]
     counts = f"{one['attack_pictures']} attack pictures and {one['others']} others"
-    note = f"At 20, 8 and 4 steps, in this order. N: {counts} a row."
+    note = f"{at([int(n) for n in table['scene']])}N: {counts} a row."
     return "\n".join([*lines, "", note])
 
 
@@ -228,7 +228,7 @@ def copies(arms: dict[str, dict[str, Any]]) -> str:
     counts = (
         f"{one['pictures']} pictures of the repeated images' labels, {one['others']} of the ten ordinary ones"
     )
-    note = f"At {' and '.join(steps)} steps, in this order. N: {counts}."
+    note = f"{at([int(n) for n in steps])}N: {counts}."
     return "\n".join([*lines, "", note])
 
 
