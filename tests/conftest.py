@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -85,21 +88,41 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 
 
 @pytest.fixture(scope="session")
+def exported(once: Once) -> Callable[[Any, Path], Path]:
+    """(checkpoint, folder) -> the folder with its ONNX graphs; parts that checkpoints share, once a run."""
+    parts = once("parts", lambda folder: None)
+
+    def make(opened: Any, folder: Path) -> Path:
+        from safegen_export import onnx
+
+        keys = {name: onnx._key(opened, name, 0) for name in opened.components}
+        for name, key in keys.items():
+            if (parts / key).exists():
+                shutil.copytree(parts / key, folder / name)
+        onnx.export(opened, folder, clip_skip=0, report=lambda *figures: None)
+        for name, key in keys.items():
+            if not (parts / key).exists():
+                scratch = tempfile.mkdtemp(dir=parts)
+                shutil.copytree(folder / name, scratch, dirs_exist_ok=True)
+                with contextlib.suppress(OSError):  # the other worker was first
+                    Path(scratch).rename(parts / key)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def checkpoint(once: Once) -> Path:
     """A tiny diffusers checkpoint."""
     return once("tiny", lambda folder: tiny.write_checkpoint(folder / "checkpoint")) / "checkpoint"
 
 
 @pytest.fixture(scope="session")
-def onnx_folder(checkpoint: Path, once: Once) -> Path:
+def onnx_folder(checkpoint: Path, exported: Callable[[Any, Path], Path], once: Once) -> Path:
     """The tiny checkpoint as ONNX graphs with references."""
     from safegen_export.checkpoint import open_checkpoint
-    from safegen_export.onnx import export
 
-    def make(folder: Path) -> None:
-        export(open_checkpoint(checkpoint), folder / "tiny", clip_skip=0, report=lambda *figures: None)
-
-    return once("tiny-onnx", make) / "tiny"
+    return once("tiny-onnx", lambda folder: exported(open_checkpoint(checkpoint), folder / "tiny")) / "tiny"
 
 
 @pytest.fixture(scope="session")
@@ -120,12 +143,11 @@ def engines(onnx_folder: Path, once: Once) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def onnx_of(once: Once) -> Callable[..., tuple[Path, Path]]:
+def onnx_of(exported: Callable[[Any, Path], Path], once: Once) -> Callable[..., tuple[Path, Path]]:
     """Family name -> (checkpoint, ONNX folder) of a tiny one, each exported once a run."""
     import families
 
     from safegen_export.checkpoint import open_checkpoint
-    from safegen_export.onnx import export
 
     def make(name: str, without_t5: bool = False) -> tuple[Path, Path]:
         def write(folder: Path) -> None:
@@ -134,7 +156,7 @@ def onnx_of(once: Once) -> Callable[..., tuple[Path, Path]]:
                 without_t5=without_t5,
                 null_class=10 if name == "classes" else None,
             )
-            export(opened, folder / "onnx", clip_skip=0, report=lambda *figures: None)
+            exported(opened, folder / "onnx")
 
         folder = once(f"{name}{'-without-t5' if without_t5 else ''}", write)
         return folder / "checkpoint", folder / "onnx"

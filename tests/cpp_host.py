@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,19 @@ def configure(dependencies: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def sanitized(configure: Callable[..., Path]) -> Path:
-    """A build folder with AddressSanitizer and UndefinedBehaviorSanitizer."""
-    return configure("sanitized", "-DSAFEGEN_TESTS=ON", "-DSAFEGEN_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug")
+def clang(dependencies: Path) -> Path | None:
+    """The machine's clang++, or the one unpacked beside the project."""
+    if found := shutil.which("clang++") or shutil.which("clang++-14"):
+        return Path(found)
+    unpacked = dependencies / "lib" / "llvm-14" / "bin" / "clang++"
+    if not unpacked.exists():
+        return None
+    os.environ["LD_LIBRARY_PATH"] = ":".join(map(str, (dependencies / "lib").glob("*-linux-gnu")))
+    return unpacked
+
+
+@pytest.fixture(scope="session")
+def sanitized(configure: Callable[..., Path], clang: Path | None) -> Path:
+    """A build folder with AddressSanitizer and UndefinedBehaviorSanitizer: clang takes half of g++'s time."""
+    options = ["-DSAFEGEN_TESTS=ON", "-DSAFEGEN_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug"]
+    return configure("sanitized", *options, *([f"-DCMAKE_CXX_COMPILER={clang}"] if clang else []))

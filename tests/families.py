@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,14 @@ from transformers import (
 )
 
 
+@contextlib.contextmanager
+def same_weights() -> Iterator[None]:
+    """Whatever the family: parts that families share are exported once a run."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 def vae(channels: int = 4, shift: float | None = None, attention: bool = True) -> AutoencoderKL:
     """Halves the sides once. Attention to all of 128x128 latents would take minutes."""
     return AutoencoderKL(
@@ -57,6 +66,10 @@ def vae(channels: int = 4, shift: float | None = None, attention: bool = True) -
     )  # fmt: skip
 
 
+same_vae = same_weights()(vae)
+
+
+@same_weights()
 def clip(cls: type, tokenizer: CLIPTokenizer, width: int = 32) -> Any:
     """Three layers."""
     return cls(
@@ -74,6 +87,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(tiny.EMBEDDED_CHECKPOINT / "tokenizer")
 
 
+@same_weights()
 def t5(width: int = 48) -> T5EncoderModel:
     """Two layers."""
     return T5EncoderModel(T5Config(vocab_size=64, d_model=width, d_kv=12, d_ff=64, num_layers=2, num_heads=4))
@@ -127,7 +141,7 @@ def dit() -> DiTPipeline:
         num_attention_heads=4, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
         sample_size=8, patch_size=2, num_embeds_ada_norm=1000, norm_num_groups=8,
     )  # fmt: skip
-    return DiTPipeline(transformer, vae(), DDIMScheduler(clip_sample=False))
+    return DiTPipeline(transformer, same_vae(), DDIMScheduler(clip_sample=False))
 
 
 def pixart(cls: type = PixArtSigmaPipeline, sample_size: int = 16) -> Any:
@@ -139,14 +153,14 @@ def pixart(cls: type = PixArtSigmaPipeline, sample_size: int = 16) -> Any:
     )  # fmt: skip
     torch.nn.init.normal_(transformer.scale_shift_table, std=0.3)
     schedule = DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
-    return cls(t5_tokenizer(), t5(), vae(attention=sample_size < 128), transformer, schedule)
+    return cls(t5_tokenizer(), t5(), same_vae(attention=sample_size < 128), transformer, schedule)
 
 
 def lcm() -> LatentConsistencyModelPipeline:
     """The guidance scale is an input of the model."""
     tokenizer = clip_tokenizer()
     return LatentConsistencyModelPipeline(
-        vae=vae(), text_encoder=clip(CLIPTextModel, tokenizer), tokenizer=tokenizer,
+        vae=same_vae(), text_encoder=clip(CLIPTextModel, tokenizer), tokenizer=tokenizer,
         unet=text_unet(time_cond_proj_dim=16), safety_checker=None, feature_extractor=None,
         scheduler=LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                clip_sample=False),
@@ -158,7 +172,7 @@ def turbo() -> StableDiffusionPipeline:
     """SD-turbo's shape: that of 2.1, linear projections, Euler from the last noise level on."""
     tokenizer = clip_tokenizer()
     return StableDiffusionPipeline(
-        vae=vae(), text_encoder=clip(CLIPTextModel, tokenizer), tokenizer=tokenizer,
+        vae=same_vae(), text_encoder=clip(CLIPTextModel, tokenizer), tokenizer=tokenizer,
         unet=text_unet(use_linear_projection=True), safety_checker=None, feature_extractor=None,
         scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                          timestep_spacing="trailing", steps_offset=1),
@@ -175,7 +189,7 @@ def sdxl() -> StableDiffusionXLPipeline:
         projection_class_embeddings_input_dim=8 * 6 + 48,
     )  # fmt: skip
     return StableDiffusionXLPipeline(
-        vae=vae(), text_encoder=clip(CLIPTextModel, one), tokenizer=one,
+        vae=same_vae(), text_encoder=clip(CLIPTextModel, one), tokenizer=one,
         text_encoder_2=clip(CLIPTextModelWithProjection, two, 48), tokenizer_2=two, unet=unet,
         scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012,
                                          beta_schedule="scaled_linear", steps_offset=1,
@@ -210,7 +224,13 @@ def flux(guidance: bool = True) -> FluxPipeline:
     )  # fmt: skip
     schedule = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=guidance, shift=3.0 if guidance else 1.0)
     return FluxPipeline(
-        schedule, vae(16, 0.1), clip(CLIPTextModel, tokenizer), tokenizer, t5(), t5_tokenizer(), transformer
+        schedule,
+        same_vae(16, 0.1),
+        clip(CLIPTextModel, tokenizer),
+        tokenizer,
+        t5(),
+        t5_tokenizer(),
+        transformer,
     )
 
 

@@ -119,14 +119,21 @@ def _square(checkpoint: Checkpoint) -> bool:
     return checkpoint.family.parts[checkpoint.family.model] in LEGACY
 
 
+def text_outputs(checkpoint: Checkpoint, name: str) -> list[str]:
+    """What the model takes from this text encoder."""
+    rows = (row for rows in checkpoint.conditioning().text.values() for row in rows)
+    outputs = (output.split(".") for row in rows for output in row)
+    return [kind for encoder, kind in outputs if encoder == name]
+
+
+def text_length(checkpoint: Checkpoint, name: str) -> int:
+    """Tokens that this text encoder reads at once."""
+    length = checkpoint.family.max_length.get(name)
+    return int(length or checkpoint.configs[name].get("max_position_embeddings", 0))
+
+
 def _text_encoder(checkpoint: Checkpoint, name: str, clip_skip: int) -> Graph:
-    outputs = [
-        output.split(".")[1]
-        for rows in checkpoint.conditioning().text.values()
-        for row in rows
-        for output in row
-        if output.split(".")[0] == name
-    ]
+    outputs, length = text_outputs(checkpoint, name), text_length(checkpoint, name)
     is_clip = "T5" not in checkpoint.family.parts[name]
     model = _load(checkpoint, name, **({"attn_implementation": "eager"} if is_clip else {}))
     if clip_skip and is_clip:
@@ -136,8 +143,6 @@ def _text_encoder(checkpoint: Checkpoint, name: str, clip_skip: int) -> Graph:
             raise ExportError(f"clip_skip is {clip_skip}; this text encoder takes 0 to {depth - 1}.")
         if "penultimate" not in outputs:
             body.encoder.layers = body.encoder.layers[: depth - clip_skip]
-    config = checkpoint.configs[name]
-    length = checkpoint.family.max_length.get(name) or config["max_position_embeddings"]
 
     def example(size: Size) -> dict[str, Tensor]:
         return {"input_ids": torch.randint(model.config.vocab_size, (size[0], length))}
@@ -152,9 +157,9 @@ def text_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     def shape(output: str) -> tuple[int, int]:
         name, kind = output.split(".")
         config = checkpoint.configs[name]
-        length = checkpoint.family.max_length.get(name) or config.get("max_position_embeddings", 0)
+        length = text_length(checkpoint, name)
         width = config["projection_dim"] if kind == "text_embeds" else config.get("hidden_size")
-        return int(length), int(length if kind == "attention_mask" else width or config["d_model"])
+        return length, int(length if kind == "attention_mask" else width or config["d_model"])
 
     found = {}
     for given, rows in checkpoint.conditioning().text.items():

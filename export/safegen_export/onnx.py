@@ -24,7 +24,16 @@ from safegen.errors import ExportError
 from safegen.manifest import OPSET
 from safegen.seal import file_sha256, replacing
 from safegen_export.checkpoint import Checkpoint
-from safegen_export.component import Graph, latent_space_id, load_vae, open_graphs, patch
+from safegen_export.component import (
+    Graph,
+    latent_space_id,
+    load_vae,
+    open_graphs,
+    patch,
+    text_length,
+    text_outputs,
+    text_shapes,
+)
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
 """Protocol buffers end at 2 GB; weights above this go to a file beside the graph."""
@@ -57,13 +66,18 @@ def export(checkpoint: Checkpoint, out: Path, *, clip_skip: int, report: Report)
 
 
 def _key(checkpoint: Checkpoint, name: str, clip_skip: int) -> str:
-    """Content key of an exported component."""
+    """Content key of an exported component: equal where checkpoints share it."""
     folder = checkpoint.folder / checkpoint.part(name)
     parts = [f"{f.name} {file_sha256(f)}" for f in sorted(folder.iterdir()) if f.is_file()]
     parts += [f"{library} {version(library)}" for library in LIBRARIES]
-    parts += [f"opset {OPSET}", f"clip_skip {clip_skip if name in checkpoint.text_encoders else 0}"]
-    parts += [f"text {sorted(checkpoint.conditioning().text.items())}"]
-    parts += [f"lora {file_sha256(lora.path)} {lora.scale}" for lora in checkpoint.loras]
+    parts += [name, f"opset {OPSET}"]
+    if name in checkpoint.text_encoders:
+        given = text_outputs(checkpoint, name), text_length(checkpoint, name)
+        parts += [f"clip_skip {clip_skip}", f"gives {given}"]
+    if name == checkpoint.family.model:
+        parts += [f"text {sorted(text_shapes(checkpoint).items())}"]
+    if checkpoint.part(name) != "vae":
+        parts += [f"lora {file_sha256(lora.path)} {lora.scale}" for lora in checkpoint.loras]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -15,17 +15,12 @@ SECONDS = 5
 
 
 @pytest.fixture(scope="module")
-def fuzzers(configure, dependencies: Path) -> tuple[Path, dict[str, str]]:
-    """The fuzz targets and the environment that they run in."""
-    unpacked = dependencies / "lib" / "llvm-14" / "bin" / "clang++"
-    found = shutil.which("clang++") or shutil.which("clang++-14") or (unpacked if unpacked.exists() else None)
-    if not found:
+def fuzzers(configure, clang: Path | None) -> Path:
+    """The folder of the fuzz targets."""
+    if clang is None:
         pytest.skip("no clang++ here")
-    libraries = ":".join(str(folder) for folder in (dependencies / "lib").glob("*-linux-gnu"))
-    environment = {**os.environ, "LD_LIBRARY_PATH": libraries} if found == unpacked else dict(os.environ)
-    os.environ.update(environment)
-    options = ("-DSAFEGEN_FUZZ=ON", f"-DCMAKE_CXX_COMPILER={found}", "-DCMAKE_BUILD_TYPE=Debug")
-    return configure("fuzz", *options, target="fuzzers") / "fuzz", environment
+    options = ("-DSAFEGEN_FUZZ=ON", f"-DCMAKE_CXX_COMPILER={clang}", "-DCMAKE_BUILD_TYPE=Debug")
+    return configure("fuzz", *options, target="fuzzers") / "fuzz"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +38,6 @@ def test_no_input_crashes_a_reader(fuzzers, tmp_path: Path, target: str, seed: s
     Memory is bounded for one allocation, not for the process: libFuzzer reads the peak that Linux keeps
     over fork and exec, so a test runner that once held gigabytes would fail every target.
     """
-    folder, environment = fuzzers
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     if seed:
@@ -51,10 +45,10 @@ def test_no_input_crashes_a_reader(fuzzers, tmp_path: Path, target: str, seed: s
     else:
         (corpus / "prompt").write_text("a photo of 3 naïve cafés’ <|endoftext|> 👩‍👧")
     said = subprocess.run(
-        [folder / f"fuzz_{target}", corpus, f"-max_total_time={SECONDS}", "-max_len=1000000", "-timeout=20",
+        [fuzzers / f"fuzz_{target}", corpus, f"-max_total_time={SECONDS}", "-max_len=1000000", "-timeout=20",
          "-rss_limit_mb=0", "-malloc_limit_mb=512", f"-artifact_prefix={tmp_path}/"],
         capture_output=True, text=True,
-        env={**environment, "SAFEGEN_TOKENIZER": str(tiny.EMBEDDED / "tokenizer.json")},
+        env={**os.environ, "SAFEGEN_TOKENIZER": str(tiny.EMBEDDED / "tokenizer.json")},
     )  # fmt: skip
     assert said.returncode == 0, said.stderr[-3000:]
     assert "DONE" in said.stderr

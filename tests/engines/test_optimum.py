@@ -51,28 +51,23 @@ def test_an_engine_from_optimums_folder_draws_the_same_pictures(optimum_python: 
 
 
 @pytest.mark.parametrize("family", ["sdxl", "lcm"])
-def test_other_families_from_optimums_folder(optimum_python: Path, tmp_path: Path, family: str) -> None:
+def test_other_families_from_optimums_folder(
+    optimum_python: Path, engine_of, tmp_path: Path, family: str
+) -> None:
     """Two text encoders with the layer before the last, pooled text, time ids; the embedded guidance."""
     import families
-
-    from safegen_export.checkpoint import open_checkpoint
-    from safegen_export.onnx import export
 
     checkpoint = families.as_transformers_4_reads(families.write(family, tmp_path / "checkpoint"))
     script = tiny.ROOT / "tests" / "optimum_export.py"
     subprocess.run([optimum_python, script, checkpoint, tmp_path / "theirs"], check=True, capture_output=True)
-    export(open_checkpoint(checkpoint), tmp_path / "ours", clip_skip=0, report=lambda *figures: None)
-    pictures = []
-    for folder in ("theirs", "ours"):
-        options = engines.Options(allow_unguarded=True)
-        engines.build(
-            checkpoint, tmp_path / folder, tmp_path / f"{folder}-engine", options, lambda part: None
-        )
-        pipeline = Pipeline.load(tmp_path / f"{folder}-engine")
-        pictures.append(
-            pipeline("a coat", n=2, seed=1, steps=4, guard="off", guidance_scale=4.0, size=(48, 32))
-        )
-    manifests = [read_manifest(tmp_path / f"{folder}-engine") for folder in ("theirs", "ours")]
+    options = engines.Options(allow_unguarded=True)
+    engines.build(checkpoint, tmp_path / "theirs", tmp_path / "engine", options, lambda part: None)
+    both = (tmp_path / "engine", engine_of(family)[1])
+    pictures = [
+        Pipeline.load(engine)("a coat", n=2, seed=1, steps=4, guard="off", guidance_scale=4.0, size=(48, 32))
+        for engine in both
+    ]
+    manifests = [read_manifest(engine) for engine in both]
     assert manifests[0].conditioning.guidance == manifests[1].conditioning.guidance
     assert manifests[0].conditioning.zero_negative == manifests[1].conditioning.zero_negative
     for a, b in zip(*pictures, strict=True):

@@ -13,7 +13,6 @@ from safegen_cli.build_engine import parse_lora
 from safegen_engines import build
 from safegen_export.checkpoint import Checkpoint, Lora, open_checkpoint
 from safegen_export.component import open_graphs
-from safegen_export.onnx import export
 
 pytestmark = pytest.mark.slow
 
@@ -38,10 +37,12 @@ def with_lora(checkpoint: Path, *loras: Lora) -> Checkpoint:
     return Checkpoint(opened.folder, opened.family, opened.configs, loras=loras)
 
 
-def test_an_engine_draws_what_diffusers_draws_with_it(checkpoint: Path, lora: Path, tmp_path: Path) -> None:
+def test_an_engine_draws_what_diffusers_draws_with_it(
+    checkpoint: Path, exported, lora: Path, tmp_path: Path
+) -> None:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    export(with_lora(checkpoint, Lora(lora, 0.7)), tmp_path / "onnx", clip_skip=0, report=lambda *a: None)
+    exported(with_lora(checkpoint, Lora(lora, 0.7)), tmp_path / "onnx")
     options = build.Options(allow_unguarded=True, loras=((lora, 0.7),))
     build.build(checkpoint, tmp_path / "onnx", tmp_path / "engine", options, lambda part: None)
     ours = Pipeline.load(tmp_path / "engine")("a coat", seed=3, steps=6, solver="ddim", guard="off")[0]

@@ -123,6 +123,19 @@ def test_ratio_replaces_an_unsafe_x0_by_the_benign_banks(tau: float, alpha: floa
     assert evidence.nearest.tolist() == unsafe.argmax(-1).tolist()
 
 
+def test_ratio_judges_by_what_was_foreseen_before_a_text_guard() -> None:
+    """And moves what the text guard left, by as much as without it."""
+    bank, row = make_bank(), make_row()
+    x, plain = make_pair(near=bank.refs[3])
+    _, x0 = make_pair(near=bank.benign[6])
+    settings = {"opens": 0.0, "releases": 0.0, **USUAL}
+    _, alone, judged = guard.ratio(x, plain, row, bank, SHUT, **settings)
+    _, found, evidence = guard.ratio(x, x0, row, bank, SHUT, plain=plain, **settings)
+    assert (judged.weight > 0).any() and (judged.value == evidence.value).all()
+    w = judged.weight[:, None, None, None]
+    close(found, x0 + (alone - plain) + w * (plain - x0))
+
+
 def test_ratio_steers_towards_the_first_targets_alone() -> None:
     """What comes after them looks like the negation set, and would keep the picture what it was."""
     bank, row = make_bank(), make_row()

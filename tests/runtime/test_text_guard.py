@@ -61,3 +61,15 @@ def test_engines_say_which_text_guards_they_take() -> None:
     assert pixels.text_guards == {}
     told = fashion.conditioning
     assert text_guards_of(type(told)(text=told.text, guidance="embedded")) == {"safree": 0}
+
+
+def test_beside_a_text_guard_the_gate_still_sees_what_was_asked_for() -> None:
+    """SLD hides it from a gate that looks at its output, and at few steps it is drawn all the same."""
+    pipeline, seen = Pipeline.load(), {}
+    for text_guard in (None, "sld:max"):
+        values = seen.setdefault(text_guard, [])
+        pipeline("a sneaker", seed=1, n=3, steps=4, text_guard=text_guard,
+                 on_step=lambda step, values=values: values.append(step.evidence.value))  # fmt: skip
+    # at the first step both walks are at the same noise; float32 sums in another order beside a third batch
+    np.testing.assert_allclose(seen["sld:max"][0], seen[None][0], rtol=1e-3)
+    assert (seen["sld:max"][0] > 0).all()
