@@ -174,6 +174,7 @@ def theorem(
 def ratio(
     x: Array, x0: Array, row: Row, bank: Bank, latched: Array, *,
     opens: float, sure: float, releases: float, tau: float, repulsion: float, bandwidth: float,
+    plain: Array | None = None,
 ) -> tuple[Array, Array, Evidence]:  # fmt: skip
     """The density ratio as a gate, and both banks as the direction.
 
@@ -198,9 +199,11 @@ def ratio(
             While the picture's content is not settled, log-SNR below 0, w is 1.
         repulsion: r.
         bandwidth: h of the gate's kernels.
+        plain: x0 without the text guard beside it, which the gate looks at in its place: a text guard
+            hides what was asked for from the gate, and need not keep it from being drawn.
     """
     xp = array_namespace(x)
-    foreseen = foreseen_kernels(x0, bank, bandwidth)
+    foreseen = foreseen_kernels(x0 if plain is None else plain, bank, bandwidth)
     value = logmeanexp(foreseen[0]) - logmeanexp(foreseen[1]) - opens
     still, *noisy = log_ratio(x, bank, row, tau)
     away = xp.clip(still - releases, -30.0, 30.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -145,8 +145,15 @@ def parse_guard(text: str) -> Settings:
 
 Draw = Callable[[int], Array]
 """Step index -> fresh noise (B, C, H, W)."""
-OpenGuard = Callable[[Array, Array, int, Draw], tuple[Array, Array, Evidence | None]]
-"""(x, x0, step index, draw) -> (x, x0, evidence); no evidence where the guard does not look."""
+
+
+class OpenGuard(Protocol):
+    """A guard in the plan that it was opened for; no evidence where it does not look."""
+
+    def __call__(
+        self, x: Array, x0: Array, i: int, draw: Draw, plain: Array | None = None
+    ) -> tuple[Array, Array, Evidence | None]:
+        """(x, x0, step index, draw) -> (x, x0, evidence); ``plain`` is x0 without a text guard."""
 
 
 def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, table: Table) -> OpenGuard:
@@ -163,14 +170,14 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
         UsageError: the solver gives the guard no meaning, or the bundle's regions are not for it.
     """
     if isinstance(settings, Off):
-        return lambda x, x0, i, draw: (x, x0, None)
+        return lambda x, x0, i, draw, plain=None: (x, x0, None)
     if bundle is None or bank is None:
         raise GuardError(f"the guard {settings.mode} needs a negation bundle.")
     if isinstance(settings, Ratio):
         return _open_ratio(settings, bundle, bank, table)
     check_whole(settings.mode, bundle.info.regions)
     if isinstance(settings, Theorem):
-        return lambda x, x0, i, draw: guard.theorem(
+        return lambda x, x0, i, draw, plain=None: guard.theorem(
             x, x0, table.rows[i], bank, tau=bundle.info.tau, log_eta=math.log(settings.eta),
             log_w_max=math.log(settings.w_max),
         )  # fmt: skip
@@ -203,7 +210,9 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
     sides = bundle.info.regions
     latched: Array = None
 
-    def run(x: Array, x0: Array, i: int, draw: Draw) -> tuple[Array, Array, Evidence | None]:
+    def run(
+        x: Array, x0: Array, i: int, draw: Draw, plain: Array | None = None
+    ) -> tuple[Array, Array, Evidence | None]:
         nonlocal latched
         xp = array_namespace(x)
         if i == 0:
@@ -212,6 +221,7 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
             cut(x, sides), cut(x0, sides), table.rows[i], bank, latched, opens=float(curves.opens[i]),
             sure=float(curves.sure[i]), releases=float(curves.releases[i]), tau=bundle.info.tau,
             repulsion=settings.repulsion, bandwidth=bundle.info.bandwidth,
+            plain=None if plain is None else cut(plain, sides),
         )  # fmt: skip
         latched = latched | (evidence.value > 0)
         return x, join(steered, sides), of_pictures(evidence, sides)
@@ -222,7 +232,9 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
 def _open_paper(settings: Paper, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
     low, usual = density_curves(bundle.calibration, settings.quantile, _log_snrs(table))
 
-    def run(x: Array, x0: Array, i: int, draw: Draw) -> tuple[Array, Array, Evidence | None]:
+    def run(
+        x: Array, x0: Array, i: int, draw: Draw, plain: Array | None = None
+    ) -> tuple[Array, Array, Evidence | None]:
         if table.rows[i].timestep < settings.t_min:
             return x, x0, None
         return guard.paper(
@@ -245,7 +257,9 @@ def _open_official(settings: Official | RenoiseOnly, bundle: Bundle, bank: Bank,
         den = _lowest_den(units, units_sq, bundle.info.latent_shape, table.rows[-1], settings)
         threshold = margin = den - settings.margin
 
-    def run(x: Array, x0: Array, i: int, draw: Draw) -> tuple[Array, Array, Evidence | None]:
+    def run(
+        x: Array, x0: Array, i: int, draw: Draw, plain: Array | None = None
+    ) -> tuple[Array, Array, Evidence | None]:
         early = i < settings.first_steps if settings.first_steps is not None else None
         if not (table.rows[i].timestep >= settings.t_min if early is None else early):
             return x, x0, None
@@ -280,12 +294,14 @@ def _lowest_den(
 def _open_x0_guard(settings: Spell | Sgf | BankMean, bank: Bank, table: Table) -> OpenGuard:
     if isinstance(settings, Spell):
         radius = settings.radius if settings.radius is not None else neighbours(bank, 1, 1, np.median)
-        return lambda x, x0, i, draw: guard.spell(
+        return lambda x, x0, i, draw, plain=None: guard.spell(
             x, x0, bank, radius=radius, overcompensation=settings.overcompensation
         )
     if isinstance(settings, Sgf):
         gamma = settings.gamma
         if gamma is None:
             gamma = -np.log(0.05) / neighbours(bank, 4, 6, np.mean, power=2)
-        return lambda x, x0, i, draw: guard.sgf(x, x0, bank, gamma=float(gamma), step=settings.step)
-    return lambda x, x0, i, draw: guard.bank_mean(x, x0, bank, scale=settings.scale)
+        return lambda x, x0, i, draw, plain=None: guard.sgf(
+            x, x0, bank, gamma=float(gamma), step=settings.step
+        )
+    return lambda x, x0, i, draw, plain=None: guard.bank_mean(x, x0, bank, scale=settings.scale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from safegen import noise
 from safegen.device import array_namespace
@@ -14,7 +14,16 @@ from safegen.init_image import Keep
 from safegen.solver import Row, Table
 
 Array = Any
-Model = Callable[[Array, float], Array]
+
+
+class Steered(NamedTuple):
+    """A model output that a text guard changed, and what it was before."""
+
+    out: Array
+    plain: Array
+
+
+Model = Callable[[Array, float], Array | Steered]
 """(x, timestep) -> model output, guidance included; (B, C, H, W) -> (B, C, H, W)."""
 
 
@@ -53,12 +62,14 @@ def denoise(
     def draw(i: int, stream: int = 1) -> Array:
         return xp.asarray(noise.normal_batch(seeds, i + 1, shape, stream=stream))
 
+    def foreseen(row: Row, x: Array, out: Array) -> Array:
+        x0 = row.x0_x * x + row.x0_out * out
+        return x0 if table.clip is None else xp.clip(x0, -table.clip, table.clip)
+
     for i, row in enumerate(table.rows):
         out = model(x * row.input_scale, row.timestep)
-        x0 = row.x0_x * x + row.x0_out * out
-        if table.clip is not None:
-            x0 = xp.clip(x0, -table.clip, table.clip)
-        x, x0, evidence = guard(x, x0, i, draw)
+        x0, *plain = (foreseen(row, x, one) for one in (out if isinstance(out, Steered) else (out,)))
+        x, x0, evidence = guard(x, x0, i, draw, *plain)
         x = row.a * x + row.b * x0
         if row.c:
             x = x + row.c * x0_prev

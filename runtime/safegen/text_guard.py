@@ -18,7 +18,7 @@ from safegen.conditioning import Conditioning
 from safegen.device import array_namespace
 from safegen.errors import UsageError
 from safegen.guidance import Predict, guided
-from safegen.loop import Model
+from safegen.loop import Model, Steered
 from safegen.manifest import Conditioning as Told
 from safegen.solver import Row
 
@@ -134,7 +134,7 @@ def sld(
     steps: Iterator[tuple[int, Row]] = iter(enumerate(rows))
     nu: Array = 0.0
 
-    def model(x: Array, timestep: float) -> Array:
+    def model(x: Array, timestep: float) -> Array | Steered:
         nonlocal nu
         i, row = next(steps)
         size = x.shape[0]
@@ -149,7 +149,7 @@ def sld(
         mu = xp.where(ahead >= settings.threshold, xp.zeros_like(ahead), steep)
         g = mu * (to_eps * (out_s - out_u)) + settings.momentum_scale * nu
         nu = settings.momentum * nu + (1 - settings.momentum) * g
-        return plain if i < settings.warmup else plain - guidance_scale / to_eps * g
+        return plain if i < settings.warmup else Steered(plain - guidance_scale / to_eps * g, plain)
 
     return model
 
