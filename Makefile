@@ -34,7 +34,7 @@ lint: .venv/dev.stamp
 	touch $@
 
 .venv/dev.stamp: pyproject.toml requirements/dev.txt | .venv/bin/python
-	$(PIP) -c requirements/dev.txt -e '.[dev]'
+	$(PIP) --no-compile -c requirements/dev.txt -e '.[dev]'
 	touch $@
 
 # Trains the embedded model from nothing: over an hour on 2 cores. Each script resumes.

@@ -24,6 +24,7 @@ from prompts import GARMENTS, Garment
 from safegen import Pipeline
 from safegen.bundle import read_bundle
 from safegen.engine import Engine
+from safegen.guard_settings import Ratio
 from safegen.seal import replacing
 from safegen_eval.quality import frechet, precision_recall
 from safegen_eval.statistics import wilson
@@ -35,9 +36,14 @@ BANK = 300
 class Arm(NamedTuple):
     """A guard with a negation set of so many images; ``drawn`` leaves the benign side to the engine."""
 
-    guard: str
+    guard: str | Ratio
     bank: int = BANK
     drawn: bool = False
+
+    @property
+    def bundle(self) -> tuple[int, bool]:
+        """What it is frozen from."""
+        return self.bank, self.drawn
 
 
 ARMS = {
@@ -48,6 +54,7 @@ ARMS = {
     "paper": Arm("paper"),
     "spell": Arm("spell"),
     **{f"ratio, {size} images": Arm("ratio", size) for size in (10, 50, 100, 500, 3000)},
+    **{f"ratio at {rate:.0%}": Arm(Ratio(false_positive_rate=rate)) for rate in (0.02, 0.05)},
 }
 Features = NDArray[np.float64]
 
@@ -122,10 +129,10 @@ def main() -> None:
     table = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for garment in (g for g in GARMENTS if g.name in args.classes):
         real = judge(images[labels != garment.label])[1]
-        bundles = {ARMS[name][1:] for name in args.arms}
+        bundles = {ARMS[name].bundle for name in args.arms}
         pipelines = {bundle: frozen(engine, garment, *bundle) for bundle in bundles}
         for name in args.arms:
-            pipeline, guard = pipelines[ARMS[name][1:]], ARMS[name].guard
+            pipeline, guard = pipelines[ARMS[name].bundle], ARMS[name].guard
             row = {
                 "unconditional": unconditional(judge, pipeline, guard, garment, real, args.unconditional),
                 "class-conditional": conditional(judge, pipeline, guard, garment, real, args.per_class),

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 from hypothesis import settings
+
+from safegen_engines import component, quantize
 
 pytest_plugins = ["cpp_host"]
 settings.register_profile("safegen", deadline=None)
@@ -62,6 +64,20 @@ def one_thread_for_torch() -> None:
     """Torch and ONNX Runtime in one process otherwise wait for each other's spinning threads."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+def here(function: Callable[..., Any], *args: Any, progress: Any = None, memory: int | None = None) -> Any:
+    """As :func:`safegen.isolate.in_own_process`, in this one."""
+    return function(*args, progress)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def builds_stay_in_this_process() -> Iterator[None]:
+    """A process for each component takes seconds to start; tests/cli and one of RTX's start them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (component, quantize):
+            patch.setattr(module, "in_own_process", here)
+        yield
 
 
 Once = Callable[[str, Callable[[Path], object]], Path]

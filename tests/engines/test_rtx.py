@@ -20,6 +20,7 @@ import pytest
 import tiny
 from onnx import TensorProto, helper
 
+from safegen import isolate
 from safegen.engine import Engine
 from safegen.errors import EngineError, UsageError
 from safegen.guard_settings import GUARDS
@@ -149,7 +150,8 @@ def test_bf16_compiles_too(onnx_folder: Path, tmp_path: Path) -> None:
     assert 1e-4 < built["unet"].parity.max_rel < 5e-2
 
 
-def test_the_embedded_model_compiles(tmp_path: Path) -> None:
+def test_the_embedded_model_compiles_each_part_in_its_own_process(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(component, "in_own_process", isolate.in_own_process)
     built = build_for("rtx", tiny.embedded_source(tmp_path / "onnx"), tmp_path / "engine")
     assert [b.component.compiled.backend for b in built] == [RTX] * 4
 
@@ -317,7 +319,6 @@ def test_one_failed_compilation_does_not_lose_the_others(
         raise EngineError("unet: found no engine")
 
     here = component.compile_prepared
-    monkeypatch.setattr(component, "in_own_process", lambda f, *a, progress, memory: f(*a, progress))
     monkeypatch.setattr(
         component, "compile_prepared", lambda job, *a: (refuse if job.name == "unet" else here)(job, *a)
     )
