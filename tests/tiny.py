@@ -58,18 +58,6 @@ def write_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def embedded_source(out: Path) -> Path:
-    """The embedded engine's graphs beside its checkpoint's configuration, as an ONNX folder."""
-    for name, config in {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae",
-                         "vae_encoder": "vae"}.items():  # fmt: skip
-        (out / name).mkdir(parents=True)
-        shutil.copyfile(EMBEDDED / f"{name}.onnx", out / name / "model.onnx")
-        shutil.copyfile(EMBEDDED_CHECKPOINT / config / "config.json", out / name / "config.json")
-    for folder in ("tokenizer", "scheduler"):
-        shutil.copytree(EMBEDDED_CHECKPOINT / folder, out / folder)
-    return out
-
-
 def with_prediction(onnx_folder: Path, prediction_type: str, out: Path) -> Path:
     """The same graphs, said to predict something else."""
     shutil.copytree(onnx_folder, out)

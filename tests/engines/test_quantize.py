@@ -19,7 +19,7 @@ from safegen.engine import Engine
 from safegen.errors import EngineError, UsageError
 from safegen.manifest import read_manifest
 from safegen_engines import build, ort, quantize
-from safegen_engines.source import open_source
+from safegen_engines.source import Source, open_source
 from safegen_engines.target import TARGETS, capabilities, find_target
 
 pytestmark = pytest.mark.slow
@@ -81,9 +81,21 @@ def test_a_model_of_labels_is_recorded_drawing_labels(onnx_of, tmp_path: Path) -
         assert len(arrays["sample"]) == len(arrays["timestep"]) == len(arrays["class_labels"])
 
 
+def trained_source(out: Path) -> Source:
+    """The embedded engine's graphs beside its checkpoint's configuration, as an ONNX folder."""
+    for name, config in {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae",
+                         "vae_encoder": "vae"}.items():  # fmt: skip
+        (out / name).mkdir(parents=True)
+        shutil.copyfile(tiny.EMBEDDED / f"{name}.onnx", out / name / "model.onnx")
+        shutil.copyfile(tiny.EMBEDDED_CHECKPOINT / config / "config.json", out / name / "config.json")
+    for folder in ("tokenizer", "scheduler"):
+        shutil.copytree(tiny.EMBEDDED_CHECKPOINT / folder, out / folder)
+    return open_source(out)
+
+
 def test_the_quantized_model_draws_the_same_pictures(tmp_path: Path) -> None:
     """The trained model in int8, run by ONNX Runtime on the CPU: most pixels within a shade."""
-    source = open_source(tiny.embedded_source(tmp_path / "onnx"))
+    source = trained_source(tmp_path / "onnx")
     quantize.quantize(source, "int8", tmp_path / "int8.onnx", lambda *said: None)
     engine = Engine.open("fashion")
     parts = dict(engine.manifest.components)

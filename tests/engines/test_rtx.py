@@ -150,9 +150,14 @@ def test_bf16_compiles_too(onnx_folder: Path, tmp_path: Path) -> None:
     assert 1e-4 < built["unet"].parity.max_rel < 5e-2
 
 
-def test_the_embedded_model_compiles_each_part_in_its_own_process(tmp_path: Path, monkeypatch) -> None:
+def test_the_embedded_model_compiles_each_part_in_its_own_process(
+    exported, tmp_path: Path, monkeypatch
+) -> None:
+    from safegen_export.checkpoint import open_checkpoint
+
     monkeypatch.setattr(component, "in_own_process", isolate.in_own_process)
-    built = build_for("rtx", tiny.embedded_source(tmp_path / "onnx"), tmp_path / "engine")
+    source = exported(open_checkpoint(tiny.EMBEDDED_CHECKPOINT), tmp_path / "onnx")
+    built = build_for("rtx", source, tmp_path / "engine")
     assert [b.component.compiled.backend for b in built] == [RTX] * 4
 
 
