@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 from hypothesis import settings
 
+from safegen import isolate
 from safegen_engines import component, quantize
 
 pytest_plugins = ["cpp_host"]
@@ -73,11 +74,17 @@ def here(function: Callable[..., Any], *args: Any, progress: Any = None, memory:
 
 @pytest.fixture(scope="session", autouse=True)
 def builds_stay_in_this_process() -> Iterator[None]:
-    """A process for each component takes seconds to start; tests/cli and one of RTX's start them."""
+    """A process for each component takes seconds to start."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (component, quantize):
             patch.setattr(module, "in_own_process", here)
         yield
+
+
+@pytest.fixture
+def own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each component in its own process, as users have it."""
+    monkeypatch.setattr(component, "in_own_process", isolate.in_own_process)
 
 
 Once = Callable[[str, Callable[[Path], object]], Path]

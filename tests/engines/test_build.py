@@ -218,7 +218,7 @@ def test_too_little_memory_is_refused_before_it_is_used(source: Path, tmp_path: 
         build(source, tmp_path / "engine")
 
 
-def test_a_crash_of_the_builder_is_one_line(source: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_crash_of_the_builder_is_one_line(own_processes, source: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(component, "prepare", crash)
     with pytest.raises(EngineError, match=r"text_encoder: its process crashed \(SIGABRT\)"):
         build(source, tmp_path / "engine")

@@ -20,7 +20,6 @@ import pytest
 import tiny
 from onnx import TensorProto, helper
 
-from safegen import isolate
 from safegen.engine import Engine
 from safegen.errors import EngineError, UsageError
 from safegen.guard_settings import GUARDS
@@ -151,11 +150,10 @@ def test_bf16_compiles_too(onnx_folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_embedded_model_compiles_each_part_in_its_own_process(
-    exported, tmp_path: Path, monkeypatch
+    own_processes, exported, tmp_path: Path
 ) -> None:
     from safegen_export.checkpoint import open_checkpoint
 
-    monkeypatch.setattr(component, "in_own_process", isolate.in_own_process)
     source = exported(open_checkpoint(tiny.EMBEDDED_CHECKPOINT), tmp_path / "onnx")
     built = build_for("rtx", source, tmp_path / "engine")
     assert [b.component.compiled.backend for b in built] == [RTX] * 4
