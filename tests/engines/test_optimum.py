@@ -26,7 +26,7 @@ def optimum_python() -> Path:
     if not stamp.is_file() or stamp.read_text() != PINS.read_text():
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
-        install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", PINS]
+        install = [python, "-m", "pip", "install", "-q", "--no-compile", "-r", PINS]
         subprocess.run(install, check=True)
         stamp.write_text(PINS.read_text())
     return python
