@@ -1,7 +1,7 @@
 """Write the tables of proof.json and its like into docs/measured.md."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,22 +81,24 @@ def guards(rows: list[Row], *, gate: bool = False) -> str:
     for name in unique(rows, "negated"):
         for arm in unique(pick(rows, negated=name), "arm"):
             each = [pick(rows, negated=name, arm=arm, steps=steps) for steps in counts]
-            own = [r for r in each if r]
-            rest = [benign(r) for r in own]
+            rest = [benign(r) if r else None for r in each]
             cells = [
-                in_turn([attacks(r) for r in own], "attack_success"),
+                in_turn([attacks(r) if r else None for r in each], "attack_success"),
                 worst(pick(rows, negated=name, arm=arm)),
                 in_turn(rest, "agreement"),
                 in_turn(rest, "frechet_distance", "{:.2f}"),
                 *([in_turn(rest, "gate_open")] if gate else []),
             ]
             lines.append(f"| {name} | {arm} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"{at(counts)}{count(rows)}"])
+    left_out = " A dash: not measured." * any(", -" in line or "| -," in line for line in lines)
+    return "\n".join([*lines, "", f"{at(counts)}{count(rows)}{left_out}"])
 
 
-def in_turn(rows: list[Row], name: str, form: str = "{:.1%}") -> str:
-    """A figure at each number of steps, the interval beside the first."""
-    return ", ".join(figure(row, name, form, interval=i == 0) for i, row in enumerate(rows))
+def in_turn(rows: Sequence[Row | None], name: str, form: str = "{:.1%}") -> str:
+    """A figure at each number of steps, a dash where it was not measured, the interval beside the first."""
+    first = next(i for i, row in enumerate(rows) if row)
+    figures = (figure(row, name, form, interval=i == first) if row else "-" for i, row in enumerate(rows))
+    return ", ".join(figures)
 
 
 def at(counts: list[int]) -> str:
