@@ -90,7 +90,9 @@ def guards(rows: list[Row], *, gate: bool = False) -> str:
                 *([in_turn(rest, "gate_open")] if gate else []),
             ]
             lines.append(f"| {name} | {arm} | {' | '.join(cells)} |")
-    left_out = " A dash: not measured." * any(", -" in line or "| -," in line for line in lines)
+    arms = {(row["negated"], row["arm"]) for row in rows}
+    measured = {(row["negated"], row["arm"], row["steps"]) for row in rows}
+    left_out = " A dash: not measured." * (len(measured) < len(arms) * len(counts))
     return "\n".join([*lines, "", f"{at(counts)}{count(rows)}{left_out}"])
 
 

@@ -128,8 +128,7 @@ def text_outputs(checkpoint: Checkpoint, name: str) -> list[str]:
 
 def text_length(checkpoint: Checkpoint, name: str) -> int:
     """Tokens that this text encoder reads at once."""
-    length = checkpoint.family.max_length.get(name)
-    return int(length or checkpoint.configs[name].get("max_position_embeddings", 0))
+    return int(checkpoint.family.max_length.get(name) or checkpoint.configs[name]["max_position_embeddings"])
 
 
 def _text_encoder(checkpoint: Checkpoint, name: str, clip_skip: int) -> Graph:

@@ -68,8 +68,10 @@ def denoise(
 
     for i, row in enumerate(table.rows):
         out = model(x * row.input_scale, row.timestep)
-        x0, *plain = (foreseen(row, x, one) for one in (out if isinstance(out, Steered) else (out,)))
-        x, x0, evidence = guard(x, x0, i, draw, *plain)
+        plain = None
+        if isinstance(out, Steered):
+            out, plain = out.out, foreseen(row, x, out.plain)
+        x, x0, evidence = guard(x, foreseen(row, x, out), i, draw, plain)
         x = row.a * x + row.b * x0
         if row.c:
             x = x + row.c * x0_prev
