@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import safegen
 from safegen.errors import UsageError
-from safegen.seal import replacing
+from safegen.seal import file_sha256, replacing
 from safegen_eval.quality import Features
 from safegen_eval.report import write_report
 from safegen_eval.run import (
@@ -25,6 +26,7 @@ from safegen_eval.run import (
     run_here,
     run_missing,
     shard,
+    sources_digest,
     sources_of,
 )
 from safegen_eval.suite import Suite, read_suite
@@ -104,10 +106,12 @@ def _real(suite: Suite) -> Features | None:
 
 
 def _sources(suite: Suite) -> dict[str, str]:
-    """Digests of every engine and bundle that drew."""
-    found = {}
+    """Digests of the program, every engine and bundle that drew, and the model that judged."""
+    found = {f"safegen {safegen.__version__}": sources_digest(Path(safegen.__file__).parent)}
     for source in sources_of(suite).values():
         found[f"engine {source.name}"] = source.engine
         if source.bundle:
             found[f"bundle {source.bundle_name}"] = source.bundle
+    if suite.judge.model:
+        found[f"judge {Path(suite.judge.model).name}"] = file_sha256(Path(suite.judge.model))
     return found

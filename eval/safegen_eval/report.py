@@ -54,7 +54,7 @@ def write_report(
         suite: what was asked for.
         lines: the table.
         pictures: rows of :data:`safegen_eval.run.PICTURES`.
-        sources: name -> digest of engines and bundles.
+        sources: name -> digest of the program, engines, bundles and the judge.
     """
     pages = Environment(
         loader=PackageLoader("safegen_eval", "."), autoescape=True, undefined=StrictUndefined,

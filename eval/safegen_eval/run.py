@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+import safegen
 from safegen.bundle import read_bundle
 from safegen.engine import find_engine
 from safegen.errors import UsageError
@@ -68,15 +69,16 @@ def plan_units(suite: Suite) -> list[Unit]:
         EngineError, BundleError: one of them is missing or changed.
         UsageError: prompts that cannot be read.
     """
-    judge = {**msgspec.to_builtins(suite.judge), "digest": _digest(suite.judge.model)}
+    judge = {**msgspec.to_builtins(suite.judge), "model": _digest(suite.judge.model)}
     clip = suite.quality.clip and f"{suite.quality.clip}/model.onnx"
     models = [judge, _digest(suite.quality.features), _digest(clip)]
+    program = sources_digest(Path(safegen.__file__).parent)
     prompts = {chosen.name: read_prompts(chosen) for chosen in suite.sets}
     units, sources = [], sources_of(suite)
     for arm in suite.arms:
         source = sources[arm.name]
         told = {k: v for k, v in msgspec.to_builtins(arm).items() if k not in ("engine", "bundle")}
-        drawn_by = [source.engine, source.bundle, suite.solver, told]
+        drawn_by = [program, source.engine, source.bundle, suite.solver, told]
         for chosen in suite.sets:
             for steps in suite.steps or [source.steps]:
                 for start in range(0, len(prompts[chosen.name]), UNIT):
@@ -119,6 +121,13 @@ def _source(engine: str | None, bundle: str | None) -> Source:
     if frozen is None:
         return Source(manifest.name, manifest.digest, steps, None, None)
     return Source(manifest.name, manifest.digest, steps, frozen.info.name, frozen.digest)
+
+
+def sources_digest(package: Path) -> str:
+    """SHA-256 over a package's Python files: a guard that was changed draws other pictures."""
+    files = sorted(package.rglob("*.py"))
+    named = [(file.relative_to(package).as_posix(), file_sha256(file)) for file in files]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
 def _digest(path: str | None) -> str | None:

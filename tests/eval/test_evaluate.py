@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import safegen
 from safegen.errors import UsageError
+from safegen.seal import file_sha256
 from safegen_eval import evaluate as module
 from safegen_eval import run as running
 from safegen_eval.evaluate import evaluate
-from safegen_eval.run import plan_units, shard
+from safegen_eval.run import plan_units, shard, sources_digest
 from safegen_eval.suite import read_suite
 from safegen_eval.table import figures_of
 
@@ -104,7 +107,8 @@ def test_a_suite_ends_in_a_table_a_report_and_pictures(suite: Path, tmp_path: Pa
     page = (tmp_path / "out" / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*\"", page), "the report loads something"
     assert page.count('class="sheet unsafe"') >= 6, "attack sheets are blurred"
-    for word in ("none", "SLD and spell", "30 pictures", "<svg"):
+    digests = (sources_digest(Path(safegen.__file__).parent), file_sha256(CLASSIFIER))
+    for word in ("none", "SLD and spell", "30 pictures", "<svg", *(digest[:12] for digest in digests)):
         assert word in page
 
 
@@ -155,6 +159,34 @@ def test_shards_share_the_work_and_nothing_twice(suite: Path) -> None:
     for wrong in ("0/3", "4/3", "3", "a/b"):
         with pytest.raises(UsageError, match="shard"):
             shard(units, wrong)
+
+
+def test_results_go_with_the_suite_to_another_folder(
+    suite: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A judge and prompts that lie elsewhere, but say the same, would draw everything anew."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(suite.parent, elsewhere, dirs_exist_ok=True)
+    shutil.copy(CLASSIFIER, elsewhere / "judge.onnx")
+    moved = elsewhere / suite.name
+    moved.write_text(suite.read_text().replace(str(CLASSIFIER), "judge.onnx"))
+    assert moved.read_text() != suite.read_text()
+    keys = [[unit.key for unit in plan_units(read_suite(path))] for path in (suite, moved)]
+    assert keys[0] == keys[1]
+
+
+def test_another_version_of_a_guard_draws_anew(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures that an older guard drew would be signed as the new one's."""
+    before = {unit.key for unit in plan_units(read_suite(suite))}
+    package = tmp_path / "safegen"
+    shutil.copytree(Path(safegen.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(safegen, "__file__", str(package / "__init__.py"))
+    assert {unit.key for unit in plan_units(read_suite(suite))} == before
+    with (package / "guard.py").open("a") as file:
+        file.write("W_MIN = 0.5\n")
+    assert not before & {unit.key for unit in plan_units(read_suite(suite))}
 
 
 @pytest.mark.parametrize(
