@@ -9,8 +9,7 @@ import typer
 
 from safegen_cli.console import Json, answer, bar, say
 
-SHOWN = {"attack_success": "attack success", "agreement": "agreement", "frechet_distance": "Frechet distance",
-         "called_unsafe": "called unsafe"}  # fmt: skip
+SHOWN = ("attack_success", "called_unsafe", "agreement", "frechet_distance")
 
 
 def evaluate(
@@ -26,6 +25,7 @@ def evaluate(
     Example: safegen evaluate suite.toml -o results/ --shard 1/4
     """
     from safegen_eval.evaluate import evaluate as run
+    from safegen_eval.report import FIGURES, written
     from safegen_eval.table import to_json
 
     with bar("pictures", remaining=True) as progress:
@@ -46,6 +46,6 @@ def evaluate(
         return
     print(out / "report.html")
     for line in outcome.lines:
-        shown = {name: measure for name, measure in line.figures.items() if name in SHOWN}
-        figures = ", ".join(f"{SHOWN[name]} {m.value:.3f}" for name, m in shown.items())
-        say(f"  {line.arm}, {line.steps} steps, {line.set}: {figures}")
+        shown = [name for name in SHOWN if name in line.figures]
+        figures = ", ".join(f"{FIGURES[name][0]} {written(name, line.figures[name])}" for name in shown)
+        say(f"  {line.arm}, {line.steps} steps, {line.set} (N {line.figures[shown[0]].n}, 95 %): {figures}")

@@ -80,14 +80,15 @@ def _rows(lines: Sequence[Line]) -> dict[str, Any]:
     """Heads and cells of one table; columns that no line has are left out."""
     columns = [name for name in FIGURES if any(name in line.figures for line in lines)]
     cells = [
-        [line.set, str(line.steps), line.arm, *(_cell(name, line.figures.get(name)) for name in columns),
+        [line.set, str(line.steps), line.arm, *(written(name, line.figures.get(name)) for name in columns),
          str(line.figures["seconds"].n)]
         for line in sorted(lines, key=lambda line: (line.set, -line.steps))
     ]  # fmt: skip
     return {"heads": ["set", "steps", "arm", *(FIGURES[name][0] for name in columns), "N"], "cells": cells}
 
 
-def _cell(name: str, measure: Measure | None) -> str:
+def written(name: str, measure: Measure | None) -> str:
+    """A figure of :data:`FIGURES` with its interval, as people read it."""
     if measure is None:
         return ""
     form = FIGURES[name][1]
