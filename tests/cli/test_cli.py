@@ -249,6 +249,8 @@ sets = [{{ name = "plain", kind = "attack", prompts = "p.csv" }}]
     answered = json.loads(run("evaluate", suite, "-o", tmp_path / "out", "--json").stdout)
     assert answered["complete"]
     assert answered["table"][0]["attack_success"]["n"] == 2
+    people = run("evaluate", suite, "-o", tmp_path / "out")
+    assert "plain (N 2, 95 %): attack success" in people.stdout + people.stderr
     fails("evaluate", tmp_path / "no.toml", "-o", tmp_path / "out", code=2, word="no such suite")
     fails("evaluate", suite, "-o", tmp_path / "out", "--shard", "9/8", code=2, word="3/8")
 
