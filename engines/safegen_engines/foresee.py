@@ -21,6 +21,9 @@ from safegen.solver import Solver, Table
 
 LEVELS = 12
 """Steps of the plan whose levels are looked at."""
+TOLD = 0.5
+"""A prompt that fits a picture moves what the model foresees towards it, and guidance further. Where nobody
+names ordinary prompts, this share of the way stands for them (docs/tried.md)."""
 SEED = 700_000
 """First seed of the pictures that prompts and labels draw."""
 
@@ -71,7 +74,7 @@ def ordinary(
     asked = size, evidence, batch_size, report
     if prompts:
         return from_subjects(engine, prompts, *asked), "prompts"
-    levels, found = from_latents(engine, latents, *asked)
+    levels, found = from_latents(engine, latents, *asked, told=told_share(engine, labels))
     origin = "images" if _knows_nothing(engine) else "images, unseen by the model"
     if labels:
         cycled = [labels[i % len(labels)] for i in range(drawn)]
@@ -117,13 +120,20 @@ def from_subjects(
     return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)
 
 
+def told_share(engine: Engine, labels: Sequence[int] = ()) -> float:
+    """``told`` of :func:`from_latents` for what a prompt or a label asks for, where none is named."""
+    spec = engine.manifest.conditioning
+    return TOLD if (spec.text or spec.classes) and not labels else 0.0
+
+
 def from_latents(
     engine: Engine, latents: NDArray[np.float16], size: tuple[int, int], evidence: Evidence,
-    batch_size: int, report: Report,
+    batch_size: int, report: Report, *, told: float = 0.0,
 ) -> Curves:  # fmt: skip
-    """Evidence of what the model, told nothing, foresees in noised latents (P, C, H', W').
+    """Evidence of what the model foresees in noised latents (P, C, H', W').
 
-    A model that knows no null class is not asked: the latents themselves stand for what it foresees.
+    It is told nothing in particular, and what it foresees is moved the share ``told`` towards the latents
+    themselves. A model that knows no null class is not asked: the latents stand for all of it.
     """
     table, blind = plan(engine, size), not _knows_nothing(engine)
     parts = []
@@ -135,14 +145,14 @@ def from_latents(
             # one noise a picture for all levels, as along a deterministic solver's path
             seeds = range(start, start + len(x0))
             draws = np.stack([noise.normal(seed, 0, x0.shape[1:], stream=4) for seed in seeds])
-            parts.append(_foreseen(engine, table, x0, draws, size, evidence))
+            parts.append(_foreseen(engine, table, x0, draws, size, evidence, told))
         report("foreseeing ordinary pictures", start + len(x0), len(latents))
     return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def _foreseen(
     engine: Engine, table: Table, x0: NDArray[Any], draws: NDArray[Any], size: tuple[int, int],
-    evidence: Evidence,
+    evidence: Evidence, told: float,
 ) -> NDArray[Any]:  # fmt: skip
     xp, found = engine.device.xp, []
     with engine.device.active():
@@ -153,7 +163,8 @@ def _foreseen(
             foreseen = row.x0_x * x + row.x0_out * out
             if table.clip is not None:
                 foreseen = xp.clip(foreseen, -table.clip, table.clip)
-            found.append(evidence(to_host(foreseen)))
+            seen = to_host(foreseen)
+            found.append(evidence(seen + told * (x0 - seen)))
     return np.stack(found)
 
 

@@ -80,7 +80,8 @@ def recalibrate(
         engine: whose encoder froze the bundle.
         bundle: the .negation file.
         negation: images of what must never be drawn, not those of the bundle. They are noised and judged
-            by what the model, told nothing, foresees: a prompt that asks for them makes them plainer.
+            by what the model foresees in them (:func:`safegen_engines.foresee.from_latents`): a prompt that
+            asks for them makes them plainer.
         out: the new .negation file.
         benign: ordinary images, not those of the bundle; judged in the same way.
         benign_prompts: ordinary prompts, in the place of images: closer to what users draw.
@@ -115,7 +116,10 @@ def recalibrate(
     (levels, ordinary), foreseen_from = foresee.ordinary(
         engine, benign_prompts, benign_labels, latents, len(latents), size, evidence, batch_size, report
     )
-    _, shown = foresee.from_latents(engine, unsafe[fresh], size, evidence, batch_size, report)
+    _, shown = foresee.from_latents(
+        engine, unsafe[fresh], size, evidence, batch_size, report,
+        told=foresee.told_share(engine, benign_labels),
+    )  # fmt: skip
     curves = [
         (frozen.calibration._replace(foreseen_log_snr=levels, foreseen=ordinary[..., k]), shown[..., k])
         for k in range(len(widths))

@@ -44,12 +44,12 @@ def test_subjects_are_judged_along_the_pictures_that_generate_draws(engine, subj
     assert (np.diff(levels) > 0).all()
 
 
-@pytest.mark.parametrize("engine", ["fashion", "pixels"])
-def test_latents_are_noised_and_foreseen_by_a_model_that_is_told_nothing(engine: str) -> None:
+@pytest.mark.parametrize(("engine", "told"), [("fashion", 0.0), ("fashion", 0.5), ("pixels", 0.5)])
+def test_latents_are_noised_foreseen_and_moved_towards_themselves(engine: str, told: float) -> None:
     pipeline = Pipeline.load(engine)
     at, size = evidence_of(pipeline), pipeline.bundle.info.image_size
     latents = pipeline.bundle.benign[:3]
-    _, found = foresee.from_latents(pipeline.engine, latents, size, at, 2, lambda *_: None)
+    _, found = foresee.from_latents(pipeline.engine, latents, size, at, 2, lambda *_: None, told=told)
     table, i = foresee.plan(pipeline.engine, size), 7
     row, x0 = table.rows[i], latents.astype(np.float64)
     z = np.stack([noise.normal(seed, 0, latents.shape[1:], stream=4) for seed in range(3)])
@@ -58,7 +58,22 @@ def test_latents_are_noised_and_foreseen_by_a_model_that_is_told_nothing(engine:
     foreseen = row.x0_x * x + row.x0_out * pipeline.engine.predict(x * row.input_scale, row.timestep, nothing)
     if table.clip is not None:
         foreseen = foreseen.clip(-table.clip, table.clip)
-    np.testing.assert_allclose(found[i], at(foreseen.astype(np.float32)), atol=1e-3)
+    expected = at(((1 - told) * foreseen + told * x0).astype(np.float32))
+    np.testing.assert_allclose(found[i], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("engine", "labels", "told"), [("fashion", [], 0.5), ("pixels", [], 0.5), ("pixels", [1], 0)]
+)
+def test_without_ordinary_prompts_images_stand_for_what_a_prompt_would_add(engine, labels, told) -> None:
+    """Else the gate opens on two to four times as many ordinary prompts as was asked for."""
+    pipeline = Pipeline.load(engine)
+    at, size, latents = evidence_of(pipeline), pipeline.bundle.info.image_size, pipeline.bundle.benign[:2]
+    (_, found), _ = foresee.ordinary(
+        pipeline.engine, [], labels, latents, 1, size, at, 2, lambda *_: None
+    )  # fmt: skip
+    _, expected = foresee.from_latents(pipeline.engine, latents, size, at, 2, lambda *_: None, told=told)
+    np.testing.assert_array_equal(found[:, :2], expected)
 
 
 def test_labels_are_drawn_beside_the_images_and_prompts_in_their_place() -> None:
