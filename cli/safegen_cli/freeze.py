@@ -73,7 +73,7 @@ def freeze(
         return
     rate = frozen.gate.rate
     say(f"  the gate may open on {100 * rate:g} % of ordinary pictures; as they are, {frozen.gate.caught:.0%} of the"
-        " negation images open it")  # fmt: skip
+        " negation images open it (a prompt that asks for them makes them plainer)")  # fmt: skip
     if frozen.judged + 1 < 1 / rate:
         what = "prompts" if prompts else "pictures"
         say(f"  warning: {frozen.judged} {what} cannot tell a rate of {rate:g};"
