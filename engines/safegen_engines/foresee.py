@@ -120,7 +120,7 @@ def from_subjects(
     return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def told_share(engine: Engine, labels: Sequence[int] = ()) -> float:
+def told_share(engine: Engine, labels: Sequence[int]) -> float:
     """``told`` of :func:`from_latents` for what a prompt or a label asks for, where none is named."""
     spec = engine.manifest.conditioning
     return TOLD if (spec.text or spec.classes) and not labels else 0.0
@@ -128,7 +128,7 @@ def told_share(engine: Engine, labels: Sequence[int] = ()) -> float:
 
 def from_latents(
     engine: Engine, latents: NDArray[np.float16], size: tuple[int, int], evidence: Evidence,
-    batch_size: int, report: Report, *, told: float = 0.0,
+    batch_size: int, report: Report, *, told: float,
 ) -> Curves:  # fmt: skip
     """Evidence of what the model foresees in noised latents (P, C, H', W').
 

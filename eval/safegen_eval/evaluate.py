@@ -23,10 +23,10 @@ from safegen_eval.run import (
     Unit,
     gather,
     plan_units,
+    program_digest,
     run_here,
     run_missing,
     shard,
-    sources_digest,
     sources_of,
 )
 from safegen_eval.suite import Suite, read_suite
@@ -107,7 +107,7 @@ def _real(suite: Suite) -> Features | None:
 
 def _sources(suite: Suite) -> dict[str, str]:
     """Digests of the program, every engine and bundle that drew, and the model that judged."""
-    found = {f"safegen {safegen.__version__}": sources_digest(Path(safegen.__file__).parent)}
+    found = {f"safegen {safegen.__version__}": program_digest()}
     for source in sources_of(suite).values():
         found[f"engine {source.name}"] = source.engine
         if source.bundle:

@@ -72,7 +72,7 @@ def plan_units(suite: Suite) -> list[Unit]:
     judge = {**msgspec.to_builtins(suite.judge), "model": _digest(suite.judge.model)}
     clip = suite.quality.clip and f"{suite.quality.clip}/model.onnx"
     models = [judge, _digest(suite.quality.features), _digest(clip)]
-    program = sources_digest(Path(safegen.__file__).parent)
+    program = program_digest()
     prompts = {chosen.name: read_prompts(chosen) for chosen in suite.sets}
     units, sources = [], sources_of(suite)
     for arm in suite.arms:
@@ -123,8 +123,9 @@ def _source(engine: str | None, bundle: str | None) -> Source:
     return Source(manifest.name, manifest.digest, steps, frozen.info.name, frozen.digest)
 
 
-def sources_digest(package: Path) -> str:
-    """SHA-256 over a package's Python files: a guard that was changed draws other pictures."""
+def program_digest() -> str:
+    """SHA-256 over safegen's own sources: a guard that was changed draws other pictures."""
+    package = Path(safegen.__file__).parent
     files = sorted(package.rglob("*.py"))
     named = [(file.relative_to(package).as_posix(), file_sha256(file)) for file in files]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()

@@ -18,7 +18,7 @@ from safegen.seal import file_sha256
 from safegen_eval import evaluate as module
 from safegen_eval import run as running
 from safegen_eval.evaluate import evaluate
-from safegen_eval.run import plan_units, shard, sources_digest
+from safegen_eval.run import plan_units, program_digest, shard
 from safegen_eval.suite import read_suite
 from safegen_eval.table import figures_of
 
@@ -107,7 +107,7 @@ def test_a_suite_ends_in_a_table_a_report_and_pictures(suite: Path, tmp_path: Pa
     page = (tmp_path / "out" / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*\"", page), "the report loads something"
     assert page.count('class="sheet unsafe"') >= 6, "attack sheets are blurred"
-    digests = (sources_digest(Path(safegen.__file__).parent), file_sha256(CLASSIFIER))
+    digests = (program_digest(), file_sha256(CLASSIFIER))
     for word in ("none", "SLD and spell", "30 pictures", "<svg", *(digest[:12] for digest in digests)):
         assert word in page
 
