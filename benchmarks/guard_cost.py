@@ -49,7 +49,8 @@ def main() -> None:
     shut = np.zeros(1, bool)
     calls = {
         "ratio": lambda: guard.ratio(
-            x, x0, row, bank, shut, opens=-1e9, sure=0.0, releases=0.0, tau=1.0, repulsion=1.0, bandwidth=30.0
+            x, x0, row, bank, shut, opens=-1e9, sure=0.0, releases=0.0, tau=1.0, repulsion=1.0,
+            bandwidth=30.0, aim_bandwidth=30.0,
         ),
         "official": lambda: guard.official(x, x0, row, units, units_sq, z, bandwidth=3.15, scale=0.33,
                                            threshold=0.0, margin=0.0, unit_x0=False),

@@ -42,7 +42,8 @@ from safegen.seal import replacing
 from safegen.solver import Solver
 from safegen_engines import foresee
 from safegen_engines.freeze import JUDGED
-from safegen_engines.gate_rate import RATES, left_out, rate_for
+from safegen_engines.gate_axes import gate_axes
+from safegen_engines.gate_rate import caught_at, left_out
 from safegen_engines.lookalikes import targets_first
 from safegen_eval.quality import frechet, precision_recall
 from safegen_eval.statistics import wilson
@@ -127,7 +128,8 @@ def make_gate(
     """
     negation, ordinary = negation.astype(np.float16), cut(benign[HELD:], k).astype(np.float16)
     rows, targets = targets_first(ordinary, negation)
-    bank = make_bank(negation.astype(np.float32), rows.astype(np.float32), targets)
+    axes = gate_axes(negation, rows)
+    bank = make_bank(negation, rows, targets, axes)
     bandwidth = bandwidth_of(bank)
     at = partial(strongest_foreseen, bank=bank, bandwidth=bandwidth, sides=k)
     foreseen = foresee.from_subjects(engine, prompts, SIZE, at, 50, lambda *_: None)
@@ -135,14 +137,16 @@ def make_gate(
     held, shown = cut(benign[:HELD], k).astype(np.float32), negation[judged].astype(np.float32)
     calibration = calibrate(bank, held, shown, judged, 1.0, foreseen)
     evidence = left_out(bank, np.arange(len(negation)), bandwidth).reshape(-1, group).max(axis=1)
-    rate, caught = rate_for(calibration, evidence, RATES)
+    rate, caught = caught_at(Ratio().false_positive_rate, calibration, evidence)
     info = BundleInfo(
         name=SNEAKER.name, latent_space=engine.manifest.latent_space.id, latent_shape=(4, 64, 64),
         image_size=SIZE, regions=k, negation_count=len(negation) // group, benign_count=len(benign) - HELD,
         target_count=targets, benign_source="images", source_digest="", created="",
-        guard=Ratio(false_positive_rate=rate), bandwidth=bandwidth, foreseen_from="prompts",
+        guard=Ratio(false_positive_rate=rate), bandwidth=bandwidth,
+        aim_bandwidth=bandwidth_of(bank._replace(measure=None)), foreseen_from="prompts",
     )  # fmt: skip
-    bundle = Bundle(info=info, digest="", negation=negation, benign=rows, calibration=calibration)
+    bundle = Bundle(info=info, digest="", negation=negation, benign=rows, axes=axes,
+                    calibration=calibration)  # fmt: skip
     return Gate(bundle, rate, caught)
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from safegen.bundle import read_bundle, write_bundle
 from safegen.regions import cut
+from safegen_engines.gate_axes import gate_axes
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = ROOT / "runtime" / "safegen" / "models" / "fashion"
@@ -71,8 +72,13 @@ def write_regions(path: Path, sides: int) -> Path:
     frozen = read_bundle(EMBEDDED / "default.negation")
     benign = cut(frozen.benign, sides)
     info = msgspec.structs.replace(
-        frozen.info, regions=sides, target_count=len(benign) - 9, bandwidth=frozen.info.bandwidth / sides
+        frozen.info,
+        regions=sides,
+        target_count=len(benign) - 9,
+        bandwidth=frozen.info.bandwidth / sides,
+        aim_bandwidth=frozen.info.aim_bandwidth / sides,
     )
     curves = frozen.calibration._replace(foreseen=frozen.calibration.foreseen - 12.0)
-    write_bundle(path, info, cut(frozen.negation, sides), benign, curves)
+    negation = cut(frozen.negation, sides)
+    write_bundle(path, info, negation, benign, gate_axes(negation, benign), curves)
     return path

@@ -28,7 +28,8 @@ from safegen.seal import file_sha256
 from safegen.solver import Solver
 from safegen_engines import foresee
 from safegen_engines.foresee import Report
-from safegen_engines.gate_rate import RATES, GateRate, gate_rate
+from safegen_engines.gate_axes import gate_axes
+from safegen_engines.gate_rate import GateRate, gate_rate
 from safegen_engines.lookalikes import drop_lookalikes, targets_first
 
 HELD_OUT = 1 / 3
@@ -112,8 +113,8 @@ def freeze(
         size: (width, height) of the pictures to guard; None is the engine's default.
         regions: a side, that ``ratio`` judges one by one (:mod:`safegen.regions`): for pictures of several
             things. Nobody need say which regions of the images show what must never be drawn.
-        guard: the bundle's default guard; None is ``ratio`` at the rate of false alarms that it needs
-            (:func:`safegen_engines.gate_rate.gate_rate`).
+        guard: the bundle's default guard; None is ``ratio``, whose gate may open on 0.5 % of ordinary
+            pictures.
         skip_bad: leave out unreadable images instead of stopping.
         batch_size: images encoded at a time.
         report: progress.
@@ -148,7 +149,8 @@ def freeze(
     unsafe = cut(negation, regions)
     bank, targets = targets_first(cut(ordinary[~held_out], regions), unsafe)
     rows = _judged(len(negation), regions)
-    both = make_bank(unsafe, bank)
+    axes = gate_axes(unsafe, bank)
+    both = make_bank(unsafe, bank, axes=axes)
     bandwidth = bandwidth_of(both)
     at = partial(strongest_foreseen, bank=both, bandwidth=bandwidth, sides=regions)
     foreseen, foreseen_from = foresee.ordinary(
@@ -165,9 +167,8 @@ def freeze(
     )
     gate = None
     if guard is None or isinstance(guard, Ratio):
-        rates = (guard.false_positive_rate,) if guard else RATES
-        gate = gate_rate(calibration, both, rows, bandwidth, rates, regions)
-        guard = guard or Ratio(false_positive_rate=gate.rate)
+        guard = guard or Ratio()
+        gate = gate_rate(calibration, both, rows, bandwidth, guard.false_positive_rate, regions)
     report("calibration", 1, 1)
     info = BundleInfo(
         name=name,
@@ -183,9 +184,10 @@ def freeze(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         guard=guard,
         bandwidth=bandwidth,
+        aim_bandwidth=bandwidth_of(both._replace(measure=None)),
         foreseen_from=foreseen_from,
     )
-    digest = write_bundle(out, info, unsafe, bank, calibration)
+    digest = write_bundle(out, info, unsafe, bank, axes, calibration)
     held = int(held_out.sum())
     return Frozen(digest, info, tuple(bad), lookalikes, held, foreseen[1].shape[1], gate)
 

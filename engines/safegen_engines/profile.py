@@ -7,6 +7,7 @@ from pathlib import Path
 from safegen.errors import EngineError
 from safegen.machine import gpu
 from safegen_engines import ort
+from safegen_engines.gate_axes import MOST
 from safegen_engines.source import VAE, Source
 from safegen_engines.target import Target
 from safegen_engines.trt import Profile
@@ -40,6 +41,7 @@ def step_shapes(graph: Path, target: Target) -> Profile:
         regions: tuple(parts * n for n in batch),
         "N": (parts, 500 * parts, LARGEST_BANK * parts),
         "M": (parts, 1000 * parts, LARGEST_BANK * parts),
+        "K": (1, MOST, MOST),
     }
     return {
         name: tuple(tuple(sizes[d][i] if isinstance(d, str) else d for d in shape) for i in range(3))  # type: ignore[misc]

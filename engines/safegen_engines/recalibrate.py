@@ -137,7 +137,7 @@ def recalibrate(
         guard=msgspec.structs.replace(settings, false_positive_rate=rate),
         foreseen_from=foreseen_from,
     )
-    digest = write_bundle(out, info, frozen.negation, frozen.benign, curves[best][0])
+    digest = write_bundle(out, info, frozen.negation, frozen.benign, frozen.axes, curves[best][0])
     told = {r for r in RATES if _can_tell(ordinary.shape[1], r)} | {rate}
     return Recalibrated(
         digest, info, tuple(measure(*curves[best], r) for r in sorted(told)), points[best],

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from safegen import guard
-from safegen.guard import Bank
+from safegen.guard import Bank, Measure
 from safegen.regions import SIDES, cut, fits, join, of_pictures
 from safegen.solver import Row, Table
 from safegen_engines.trace import Array, Graph, Namespace
@@ -26,7 +26,7 @@ STEP = ("guidance_scale", "x0_x", "x0_out", "clip", "a", "b", "c", "d", "next_sc
 NOISE = ("alpha", "sigma", "kernel", "half", "spread", "unsettled")
 """Of :class:`safegen.solver.Row`; ``kernel`` and ``half`` with the bundle's tau."""
 NUMBERS: dict[str, tuple[str, ...]] = {
-    "ratio": ("opens", "sure", "releases", "repulsion", "bandwidth"),
+    "ratio": ("opens", "sure", "releases", "repulsion", "bandwidth", "aim_bandwidth"),
     "theorem": ("log_eta", "log_w_max"),
     "paper": ("threshold", "usual", "eta", "log_cap"),
     "official": ("bandwidth", "scale", "threshold", "margin", "unit_x0"),
@@ -116,7 +116,8 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: int = 1) -> on
 
     Inputs: ``x``, ``x0_prev``, ``out_uncond``, ``out_cond``, ``z_guard``, ``z_step`` (B, C, H, W);
     ``latched`` (B,) bool; ``refs`` (N, D), ``refs_sq`` (N,), ``benign`` (M, D), ``benign_sq`` (M,)
-    (``official``: unit pixels in ``refs``); ``aims`` (M,); ``row`` (:func:`names`,). With r regions a side,
+    (``official``: unit pixels in ``refs``); ``aims`` (M,); ``axes`` (K, D), ``refs_axes_sq`` (N,),
+    ``benign_axes_sq`` (M,), of the gate's measure; ``row`` (:func:`names`,). With r regions a side,
     which ``ratio`` alone has, D is C H W / r r and ``latched`` (B r r,).
     Outputs: ``x_next``, ``x0``, ``sample`` (x_next scaled for the model), ``sample_twice`` (2B, C, H, W) for
     a guided model in one batch, ``latched_next``, and ``value``, ``weight``, ``nearest`` (B,), as
@@ -132,7 +133,10 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: int = 1) -> on
     size = int(np.prod(latent_shape)) // regions**2
     refs, refs_sq = graph.argument("refs", ("N", size)), graph.argument("refs_sq", ("N",))
     benign, benign_sq = graph.argument("benign", ("M", size)), graph.argument("benign_sq", ("M",))
-    bank = Bank(refs, refs_sq, benign, benign_sq, graph.argument("aims", ("M",)))
+    aims = graph.argument("aims", ("M",))
+    lengths = graph.argument("refs_axes_sq", ("N",)), graph.argument("benign_axes_sq", ("M",))
+    measure = Measure(graph.argument("axes", ("K", size)), *lengths)
+    bank = Bank(refs, refs_sq, benign, benign_sq, aims, measure)
     vector = graph.argument("row", (len(entries),))
     number = {name: vector[i] for i, name in enumerate(entries)}
     out = uncond + number["guidance_scale"] * (cond - uncond)

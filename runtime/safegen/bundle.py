@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from safegen.guard_settings import Ratio, Settings
 from safegen.regions import SIDES, fits
 from safegen.seal import ZEROS, replacing, seal, sealed_digest
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MAX_HEADER_BYTES = 1 << 20
 TENSORS = (
     "negation",
     "benign",
+    "axes",
     "log_snr",
     "benign_log_ratio",
     "negation_log_ratio",
@@ -66,6 +68,8 @@ class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Temperature of the kernels at x_t; 1 is the forward process."""
     bandwidth: float
     """H of the kernels at x0, with which ``ratio``'s gate looks."""
+    aim_bandwidth: float
+    """H of the kernels at x0 that weigh what a picture is steered towards while it may be ordinary."""
     foreseen_from: str
     """What the gate's rate was set on: ``prompts``, ``images``, ``images, unseen by the model``, or
     ``labels and`` one of the two."""
@@ -80,11 +84,13 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     """(N, C, H, W), or regions of r a side: (N r r, C, H / r, W / r), image by image."""
     benign: NDArray[np.float16]
     """(M, C, H, W), or regions, in no order of images."""
+    axes: NDArray[np.float16]
+    """(K, D) of the gate's :class:`safegen.guard.Measure`; D numbers a latent or region."""
     calibration: Calibration
 
     def bank(self) -> Bank:
         """Both banks as float32 rows with their squared norms."""
-        return make_bank(self.negation, self.benign, self.info.target_count)
+        return make_bank(self.negation, self.benign, self.info.target_count, self.axes)
 
 
 def write_bundle(
@@ -92,10 +98,12 @@ def write_bundle(
     info: BundleInfo,
     negation: NDArray[np.float16],
     benign: NDArray[np.float16],
+    axes: NDArray[np.float16],
     calibration: Calibration,
 ) -> str:
     """Write a bundle whole or not at all, and return its digest."""
-    tensors: dict[str, NDArray[Any]] = dict(zip(TENSORS, (negation, benign, *calibration), strict=True))
+    banks = negation, benign, axes
+    tensors: dict[str, NDArray[Any]] = dict(zip(TENSORS, (*banks, *calibration), strict=True))
     metadata = {"digest": ZEROS, "safegen": msgspec.json.encode(info).decode()}
     with replacing(path) as scratch:
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, scratch, metadata)
@@ -123,8 +131,8 @@ def read_bundle(path: Path) -> Bundle:
             tensors = [file.get_tensor(name) for name in TENSORS]
     except SafetensorError as error:
         raise BundleError(f"{path}: not a negation bundle ({error}).") from None
-    bundle = Bundle(info=info, digest=digest, negation=tensors[0], benign=tensors[1],
-                    calibration=Calibration(*tensors[2:]))  # fmt: skip
+    bundle = Bundle(info=info, digest=digest, negation=tensors[0], benign=tensors[1], axes=tensors[2],
+                    calibration=Calibration(*tensors[3:]))  # fmt: skip
     _check_shapes(path, bundle)
     return bundle
 
@@ -170,5 +178,8 @@ def _check_shapes(path: Path, bundle: Bundle) -> None:
     for name, (stated, found) in expected.items():
         if stated != found or not stated[0]:
             raise BundleError(f"{path}: {name} is {found}, its description says {stated}.")
+    axes = bundle.axes.shape
+    if len(axes) != 2 or not axes[0] or axes[1] != math.prod(shape):
+        raise BundleError(f"{path}: axes is {axes}, not some rows of {math.prod(shape)} numbers.")
     if not 0 < info.target_count <= len(bundle.benign):
         raise BundleError(f"{path}: {info.target_count} targets of {len(bundle.benign)} benign latents.")

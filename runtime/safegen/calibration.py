@@ -126,17 +126,24 @@ def bandwidth_of(bank: Bank) -> float:
     A few images with little in common would get kernels that take in what is ordinary: neighbours of the
     benign bank set a limit.
     """
-    ordinary = Bank(bank.benign, bank.benign_sq, bank.refs, bank.refs_sq)
-    own, limit = (neighbours(side, 1, 1, np.median, power=2) for side in (bank, ordinary))
+    axes, refs_sq, benign_sq = bank.measure or (None, bank.refs_sq, bank.benign_sq)
+    sides = (bank.refs, refs_sq), (bank.benign, benign_sq)
+    own, limit = (neighbours(*side, 1, 1, np.median, power=2, axes=axes) for side in sides)
     return max(math.sqrt(BANDWIDTH_SHARE * min(own, WIDEST**2 * limit)), 1e-3)
 
 
-def neighbours(bank: Bank, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1) -> float:
-    """Summary of d^power between references and their neighbours first..last, over up to 512 of them."""
-    count = bank.refs.shape[0]
-    some = bank.refs[:: max(1, count // 512), ...]
+def neighbours(
+    refs: Any, refs_sq: Any, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1,
+    axes: Any = None,
+) -> float:  # fmt: skip
+    """Summary of d^power between references and their neighbours first..last, over up to 512 of them.
+
+    ``axes`` and ``refs_sq`` are those of a :class:`safegen.guard.Measure` where d is the gate's.
+    """
+    count = refs.shape[0]
+    some = refs[:: max(1, count // 512), ...]
     last = min(last, count - 1)
-    squared = np.sort(to_host(squared_distances(some, bank.refs, bank.refs_sq)), axis=1)
+    squared = np.sort(to_host(squared_distances(some, refs, refs_sq, axes)), axis=1)
     nearest = squared[:, min(first, last) : last + 1]
     return max(float(summary(nearest ** (power / 2))), 1e-6)
 

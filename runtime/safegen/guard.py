@@ -22,6 +22,21 @@ Array = Any
 """An array of any namespace of the Python array API standard."""
 
 
+class Measure(NamedTuple):
+    """How the gate of ``ratio`` counts distances: ||v||_A^2 = ||v||^2 - ||A v||^2.
+
+    Along the rows of A the pictures of one bank differ among themselves; that they differ there says
+    little about which bank they are of.
+    """
+
+    axes: Array
+    """A, (K, D) float32."""
+    refs_sq: Array
+    """(N,) ||r_n||_A^2."""
+    benign_sq: Array
+    """(M,) ||s_m||_A^2."""
+
+
 class Bank(NamedTuple):
     """The two banks, on the device that draws."""
 
@@ -35,6 +50,8 @@ class Bank(NamedTuple):
     """(M,) their squared norms."""
     aims: Array | None = None
     """(M,) 0 for the benign latents that ``ratio`` may steer towards, -inf for the others; None is all."""
+    measure: Measure | None = None
+    """Of the gate of ``ratio``; None counts every direction alike."""
 
 
 class Evidence(NamedTuple):
@@ -51,13 +68,19 @@ class Evidence(NamedTuple):
 def on(bank: Bank, xp: Any) -> Bank:
     """The same banks in another namespace, for example from NumPy to CuPy."""
     refs, refs_sq, benign, benign_sq = (xp.asarray(values) for values in bank[:4])
-    return Bank(refs, refs_sq, benign, benign_sq, None if bank.aims is None else xp.asarray(bank.aims))
+    aims = None if bank.aims is None else xp.asarray(bank.aims)
+    measure = None if bank.measure is None else Measure(*(xp.asarray(values) for values in bank.measure))
+    return Bank(refs, refs_sq, benign, benign_sq, aims, measure)
 
 
-def make_bank(refs: Array, benign: Array, targets: int | None = None) -> Bank:
+def make_bank(refs: Array, benign: Array, targets: int | None = None, axes: Array | None = None) -> Bank:
     """Latents (N, C, H, W) and (M, C, H, W) of any precision to float32 rows and squared norms.
 
-    ``targets``: ``ratio`` steers towards the first so many benign latents alone.
+    Args:
+        refs: what is negated.
+        benign: what is ordinary.
+        targets: ``ratio`` steers towards the first so many benign latents alone.
+        axes: (K, D) of the gate's :class:`Measure`; None counts every direction alike.
     """
     xp = array_namespace(refs)
     rows, ordinary = (xp.astype(flat(x), xp.float32) for x in (refs, benign))
@@ -65,7 +88,11 @@ def make_bank(refs: Array, benign: Array, targets: int | None = None) -> Bank:
     aims = xp.zeros_like(sums[1])
     if targets is not None:
         aims = xp.where(xp.arange(aims.shape[0]) < targets, aims, xp.full_like(aims, -math.inf))
-    return Bank(rows, sums[0], ordinary, sums[1], aims)
+    if axes is None:
+        return Bank(rows, sums[0], ordinary, sums[1], aims)
+    axes = xp.astype(axes, xp.float32)
+    lengths = (xp.sum(x * discounted(x, axes), axis=1) for x in (rows, ordinary))
+    return Bank(rows, sums[0], ordinary, sums[1], aims, Measure(axes, *lengths))
 
 
 def flat(x: Array) -> Array:
@@ -101,17 +128,23 @@ def log_kernel(x: Array, refs: Array, refs_sq: Array, row: Row, tau: float = 1.0
     return _log_gaussians(x, refs, refs_sq, *row.kernel(tau))
 
 
+def discounted(rows: Array, axes: Array) -> Array:
+    """(1 - A^T A) v of rows v, (B, D): its product with w is the gate's inner product of v and w."""
+    return rows - (rows @ array_namespace(rows).matrix_transpose(axes)) @ axes
+
+
 def _log_gaussians(x: Array, refs: Array, refs_sq: Array, scale: Any, half: Any) -> Array:
     """X . r_n scale - |r_n|^2 half: (B, N)."""
     return (flat(x) @ array_namespace(x).matrix_transpose(refs)) * scale - refs_sq[None, :] * half
 
 
-def squared_distances(x0: Array, refs: Array, refs_sq: Array) -> Array:
-    """||x0 - r_n||^2 by one matrix product: (B, N), at least 0."""
+def squared_distances(x0: Array, refs: Array, refs_sq: Array, axes: Array | None = None) -> Array:
+    """||x0 - r_n||^2 by one matrix product: (B, N), at least 0; with ``axes`` the gate's, as ``refs_sq``."""
     xp = array_namespace(x0)
     rows = flat(x0)
-    cross = rows @ xp.matrix_transpose(refs)
-    own = xp.sum(rows * rows, axis=-1)
+    seen = rows if axes is None else discounted(rows, axes)
+    cross = seen @ xp.matrix_transpose(refs)
+    own = xp.sum(seen * rows, axis=-1)
     return xp.maximum(own[:, None] + refs_sq[None, :] - 2.0 * cross, xp.zeros_like(cross))
 
 
@@ -125,11 +158,20 @@ def log_ratio(x: Array, bank: Bank, row: Row, tau: float = 1.0) -> tuple[Array, 
     return logmeanexp(unsafe) - logmeanexp(benign), unsafe, benign
 
 
-def foreseen_kernels(x0: Array, bank: Bank, bandwidth: Any) -> tuple[Array, Array]:
+def kernels_at(x0: Array, bank: Bank, bandwidth: Any) -> tuple[Array, Array]:
     """Log N(x0; r, h^2 I) of both banks, (B, N) and (B, M), up to a term of x0 alone; h the bandwidth."""
     scale = 1.0 / bandwidth**2
     unsafe = _log_gaussians(x0, bank.refs, bank.refs_sq, scale, 0.5 * scale)
     return unsafe, _log_gaussians(x0, bank.benign, bank.benign_sq, scale, 0.5 * scale)
+
+
+def foreseen_kernels(x0: Array, bank: Bank, bandwidth: Any) -> tuple[Array, Array]:
+    """:func:`kernels_at` by the gate's :class:`Measure`: -||x0 - r||_A^2 / 2 h^2."""
+    if bank.measure is None:
+        return kernels_at(x0, bank, bandwidth)
+    axes, refs_sq, benign_sq = bank.measure
+    seen = bank._replace(refs_sq=refs_sq, benign_sq=benign_sq)
+    return kernels_at(discounted(flat(x0), axes), seen, bandwidth)
 
 
 def foreseen_log_ratio(x0: Array, bank: Bank, bandwidth: Any) -> Array:
@@ -174,7 +216,7 @@ def theorem(
 def ratio(
     x: Array, x0: Array, row: Row, bank: Bank, latched: Array, *,
     opens: float, sure: float, releases: float, tau: float, repulsion: float, bandwidth: float,
-    plain: Array | None = None,
+    aim_bandwidth: float, plain: Array | None = None,
 ) -> tuple[Array, Array, Evidence]:  # fmt: skip
     """The density ratio as a gate, and both banks as the direction.
 
@@ -199,19 +241,22 @@ def ratio(
             While the picture's content is not settled, log-SNR below 0, w is 1.
         repulsion: r.
         bandwidth: h of the gate's kernels.
+        aim_bandwidth: h of the kernels at x0 that weigh both means where the picture may be ordinary.
+            Without the gate's measure: they are to find what looks like it.
         plain: x0 without the text guard beside it, which the gate looks at in its place: a text guard
             hides what was asked for from the gate, and need not keep it from being drawn.
     """
     xp = array_namespace(x)
-    foreseen = foreseen_kernels(x0 if plain is None else plain, bank, bandwidth)
-    value = logmeanexp(foreseen[0]) - logmeanexp(foreseen[1]) - opens
+    asked = x0 if plain is None else plain
+    value = foreseen_log_ratio(asked, bank, bandwidth) - opens
     still, *noisy = log_ratio(x, bank, row, tau)
     away = xp.clip(still - releases, -30.0, 30.0)
     strength = row.unsettled + (1 - row.unsettled) * (1 / (1 + xp.exp(-away)))
     acts = ((value > 0.0) | latched) & (strength >= W_MIN)
     weight = xp.where(acts, strength, xp.zeros_like(strength))
     certain = (value > sure)[:, None]
-    unsafe, benign = (xp.where(certain, *pair) for pair in zip(noisy, foreseen, strict=True))
+    like = kernels_at(asked, bank, aim_bandwidth)
+    unsafe, benign = (xp.where(certain, *pair) for pair in zip(noisy, like, strict=True))
     aimed = benign if bank.aims is None else benign + bank.aims
     safe = mean_of_refs(softmax(aimed), bank.benign, x0)
     target = safe + repulsion * (safe - mean_of_refs(softmax(unsafe), bank.refs, x0))

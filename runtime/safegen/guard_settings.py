@@ -221,7 +221,7 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
             cut(x, sides), cut(x0, sides), table.rows[i], bank, latched, opens=float(curves.opens[i]),
             sure=float(curves.sure[i]), releases=float(curves.releases[i]), tau=bundle.info.tau,
             repulsion=settings.repulsion, bandwidth=bundle.info.bandwidth,
-            plain=None if plain is None else cut(plain, sides),
+            aim_bandwidth=bundle.info.aim_bandwidth, plain=None if plain is None else cut(plain, sides),
         )  # fmt: skip
         latched = latched | (evidence.value > 0)
         return x, join(steered, sides), of_pictures(evidence, sides)
@@ -293,14 +293,18 @@ def _lowest_den(
 
 def _open_x0_guard(settings: Spell | Sgf | BankMean, bank: Bank, table: Table) -> OpenGuard:
     if isinstance(settings, Spell):
-        radius = settings.radius if settings.radius is not None else neighbours(bank, 1, 1, np.median)
+        radius = (
+            settings.radius
+            if settings.radius is not None
+            else neighbours(bank.refs, bank.refs_sq, 1, 1, np.median)
+        )
         return lambda x, x0, i, draw, plain=None: guard.spell(
             x, x0, bank, radius=radius, overcompensation=settings.overcompensation
         )
     if isinstance(settings, Sgf):
         gamma = settings.gamma
         if gamma is None:
-            gamma = -np.log(0.05) / neighbours(bank, 4, 6, np.mean, power=2)
+            gamma = -np.log(0.05) / neighbours(bank.refs, bank.refs_sq, 4, 6, np.mean, power=2)
         return lambda x, x0, i, draw, plain=None: guard.sgf(
             x, x0, bank, gamma=float(gamma), step=settings.step
         )

@@ -78,7 +78,7 @@ def test_a_guard_named_alone_has_the_bundles_settings(sanitized: Path, tmp_path:
     frozen = Pipeline.load().bundle
     info = msgspec.structs.replace(frozen.info, guard=Ratio(repulsion=4.0))
     signed = tmp_path / "x.negation"
-    write_bundle(signed, info, frozen.negation, frozen.benign, frozen.calibration)
+    write_bundle(signed, info, frozen.negation, frozen.benign, frozen.axes, frozen.calibration)
     theirs = Pipeline.load("fashion", signed)("a sneaker", seed=3, steps=4)[0]
     plain = Pipeline.load()("a sneaker", seed=3, steps=4)[0]
     ours, _ = draw(sanitized, tiny.EMBEDDED, tmp_path / "x.png", "-p", "a sneaker", "-b", signed,

@@ -18,11 +18,19 @@ from safegen.guard import Bank
 from safegen.regions import cut, join, of_pictures
 from safegen.solver import Solver, Table
 from safegen_engines import step_graph, trt
+from safegen_engines.gate_axes import gate_axes
 
 SHAPE = (4, 6, 6)
 SIZE = 144
 NUMBERS: dict[str, dict[str, float]] = {
-    "ratio": {"opens": -1.0, "sure": 2.0, "releases": -3.0, "repulsion": 1.0, "bandwidth": 9.0},
+    "ratio": {
+        "opens": -1.0,
+        "sure": 2.0,
+        "releases": -3.0,
+        "repulsion": 1.0,
+        "bandwidth": 9.0,
+        "aim_bandwidth": 6.0,
+    },
     "theorem": {"log_eta": math.log(0.5), "log_w_max": math.log(3.0)},
     "paper": {"threshold": -5.0, "usual": -2.0, "eta": 0.7, "log_cap": math.log(3.0)},
     "official": {"bandwidth": 3.15, "scale": 0.33, "threshold": 0.2, "margin": 0.2, "unit_x0": 1.0},
@@ -35,7 +43,14 @@ NUMBERS: dict[str, dict[str, float]] = {
 
 def make_bank(rng: np.random.Generator, count: int, ordinary: int) -> Bank:
     refs, benign = (rng.standard_normal((n, SIZE)).astype(np.float32) for n in (count, ordinary))
-    return guard.make_bank(refs.reshape(-1, *SHAPE), benign.reshape(-1, *SHAPE), ordinary - 2)
+    refs, benign = (rows.reshape(-1, *SHAPE) for rows in (refs, benign))
+    return guard.make_bank(refs, benign, ordinary - 2, gate_axes(refs, benign))
+
+
+def inputs_of(bank: Bank) -> dict[str, Any]:
+    """As the graph names them."""
+    lengths = {f"{side}_axes_sq": getattr(bank.measure, f"{side}_sq") for side in ("refs", "benign")}
+    return {**bank._asdict(), "axes": bank.measure.axes, **lengths}
 
 
 def call(mode: str, x: Any, x0: Any, row: Any, bank: Bank, latched: Any, z: Any, n: dict[str, float]) -> Any:
@@ -91,14 +106,14 @@ def test_a_step_is_that_of_the_loop(sessions, mode: str, solver: str, looks: boo
         if half:
             feed |= {n: feed[n].astype(np.float16).astype(np.float32) for n in ("out_uncond", "out_cond")}
             banks = (x.astype(np.float16).reshape(-1, *SHAPE) for x in (bank.refs, bank.benign))
-            bank = guard.make_bank(*banks, 7 + seed)
+            bank = guard.make_bank(*banks, 7 + seed, bank.measure.axes.astype(np.float16))
         near = bank.refs[:batch].reshape(batch, *SHAPE)
         feed["x"] = (table.rows[i].alpha * near + table.rows[i].sigma * feed["x"]).astype(np.float32)
         feed["latched"] = rng.random(batch) > 0.5
         numbers, scale = NUMBERS[mode], 2.5
         x_next, x0, evidence = in_python(mode, table, i, feed, bank, scale, numbers, looks)
         row = step_graph.row_of(table, i, mode, 1.0, scale, numbers, looks=looks)
-        banks = bank._asdict()
+        banks = inputs_of(bank)
         wanted = {d.name for d in sessions[mode].get_inputs()}
         asked = {k: v for k, v in {**feed, **banks, "row": row}.items() if k in wanted}
         outputs = dict(zip((o.name for o in sessions[mode].get_outputs()),
@@ -125,7 +140,7 @@ def test_a_step_by_regions_is_that_of_the_loop(sides: int) -> None:
     table = Engine.open("fashion").plan(Solver("dpm++2m"), 8, (32, 32))
     refs, benign = (cut(rng.standard_normal((n, *shape)).astype(np.float32), sides) for n in (5, 9))
     bank, numbers = (
-        guard.make_bank(refs, benign, len(benign) - 3),
+        guard.make_bank(refs, benign, len(benign) - 3, gate_axes(refs, benign)),
         {**NUMBERS["ratio"], "bandwidth": 4.0 / sides},
     )
     session = ort.InferenceSession(step_graph.build("ratio", shape, sides).SerializeToString())
@@ -143,7 +158,7 @@ def test_a_step_by_regions_is_that_of_the_loop(sides: int) -> None:
     x_next = row.a * feed["x"] + row.b * steered + row.c * feed["x0_prev"] + row.d * feed["z_step"]
     vector = step_graph.row_of(table, 4, "ratio", 1.0, 2.5, numbers)
     wanted = {d.name for d in session.get_inputs()}
-    asked = {k: v for k, v in {**feed, **bank._asdict(), "row": vector}.items() if k in wanted}
+    asked = {k: v for k, v in {**feed, **inputs_of(bank), "row": vector}.items() if k in wanted}
     outputs = dict(zip((o.name for o in session.get_outputs()), session.run(None, asked), strict=True))
     for found, expected in ((outputs["x_next"], x_next), (outputs["x0"], steered)):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
@@ -156,7 +171,7 @@ def test_a_step_by_regions_is_that_of_the_loop(sides: int) -> None:
 
 def test_the_bank_enters_by_one_product_each() -> None:
     """No temporary of size B N D: that is why the trace is our own."""
-    for mode, most in {"ratio": 6, "spell": 2}.items():
+    for mode, most in {"ratio": 10, "spell": 2}.items():
         graph = step_graph.build(mode, SHAPE).graph
         assert sum(node.op_type == "MatMul" for node in graph.node) == most
         assert not any(node.op_type in ("Expand", "Tile") for node in graph.node)
@@ -174,7 +189,7 @@ def test_the_row_names_every_number_once() -> None:
 @pytest.mark.parametrize(("mode", "regions"), [*((mode, 1) for mode in NUMBERS), ("ratio", 2)])
 def test_step_graphs_compile_for_rtx(tmp_path, mode: str, regions: int) -> None:
     onnx.save(step_graph.build(mode, SHAPE, regions), tmp_path / "step.onnx")
-    shapes, sizes = {}, {"B": 2, "4*B": 8, "N": 300, "M": 700}
+    shapes, sizes = {}, {"B": 2, "4*B": 8, "N": 300, "M": 700, "K": 16}
     for given in onnx.load(tmp_path / "step.onnx").graph.input:
         dims = given.type.tensor_type.shape.dim
         shapes[given.name] = (tuple(d.dim_value or sizes[d.dim_param] for d in dims),) * 3

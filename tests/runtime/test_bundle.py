@@ -13,8 +13,10 @@ from safegen.calibration import LOG_SNR_GRID, Calibration
 from safegen.errors import BundleError
 from safegen.guard_settings import Official, Ratio, Settings
 
+AXES = np.full((2, 16), 0.125, np.float16)
 
-def write(path: Path, guard: Settings = Ratio(), n: int = 3, **changes) -> str:
+
+def write(path: Path, guard: Settings = Ratio(), n: int = 3, axes: np.ndarray = AXES, **changes) -> str:
     rng = np.random.default_rng(0)
     negation, benign = (rng.standard_normal((k, 4, 2, 2)).astype(np.float16) for k in (n, 5))
     curves = [rng.standard_normal((len(LOG_SNR_GRID), k)).astype(np.float32) for k in (4, n, n)]
@@ -22,11 +24,12 @@ def write(path: Path, guard: Settings = Ratio(), n: int = 3, **changes) -> str:
         "name": "shoes", "latent_space": "ab" * 32, "latent_shape": (4, 2, 2), "image_size": (8, 8),
         "negation_count": n, "benign_count": 5, "target_count": 4, "benign_source": "images",
         "source_digest": "cd" * 32, "created": "2026-01-01T00:00:00+00:00", "guard": guard, "bandwidth": 2.0,
+        "aim_bandwidth": 3.0,
         "foreseen_from": "images", **changes,
     }  # fmt: skip
     foreseen = np.linspace(-6, 6, 3, dtype=np.float32), rng.standard_normal((3, 4)).astype(np.float32)
     calibration = Calibration(LOG_SNR_GRID.astype(np.float32), *curves, *foreseen)
-    return write_bundle(path, BundleInfo(**info), negation, benign, calibration)
+    return write_bundle(path, BundleInfo(**info), negation, benign, axes, calibration)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,13 @@ def test_every_byte_of_the_header_counts(sealed: bytes, tmp_path: Path) -> None:
 def test_a_missing_bundle_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="safegen freeze"):
         read_bundle(tmp_path / "none.negation")
+
+
+def test_axes_of_another_width_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.negation"
+    write(path, axes=np.zeros((2, 15), np.float16))
+    with pytest.raises(BundleError, match="axes is"):
+        read_bundle(path)
 
 
 def test_another_schema_says_so(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ RELATIVE = 2e-4
 
 
 LOG3 = math.log(3.0)
-USUAL = {"sure": 0.0, "tau": 1.0, "repulsion": 1.0, "bandwidth": 5.0}
+USUAL = {"sure": 0.0, "tau": 1.0, "repulsion": 1.0, "bandwidth": 5.0, "aim_bandwidth": 5.0}
 """What ``ratio`` is given where only its gate is tested."""
 LOGS = {"log_eta": math.log(0.5), "log_w_max": LOG3}
 
@@ -102,6 +102,24 @@ def test_the_gate_looks_at_the_picture_that_the_model_foresees(bandwidth: float)
     assert guard.foreseen_log_ratio(x0, bank, 1.0).argmax() == foreseen(x0, bank, 1.0).argmax()
 
 
+def test_the_gate_counts_distances_less_along_its_axes() -> None:
+    """Written out in float64; if this breaks, thresholds are of other distances than the gate's."""
+    plain, rng = make_bank(), np.random.default_rng(3)
+    axes = (0.2 * rng.standard_normal((5, D))).astype(np.float32)
+    refs, benign = (rows.reshape(-1, *SHAPE[1:]) for rows in (plain.refs, plain.benign))
+    bank = guard.make_bank(refs, benign, axes=axes)
+    _, x0 = make_pair(near=plain.refs[3])
+
+    def squared(rows: np.ndarray) -> np.ndarray:
+        gaps = x0.reshape(len(x0), 1, -1).astype(np.float64) - rows[None]
+        return (gaps**2).sum(-1) - ((gaps @ axes.T.astype(np.float64)) ** 2).sum(-1)
+
+    expected = [log_mean_exp(-squared(rows) / (2 * 4.0**2)) for rows in (plain.refs, plain.benign)]
+    close(guard.foreseen_log_ratio(x0, bank, 4.0), expected[0] - expected[1])
+    found = guard.squared_distances(x0, bank.refs, bank.measure.refs_sq, axes)
+    close(found, np.maximum(squared(plain.refs), 0))
+
+
 @pytest.mark.parametrize("alpha", [0.6, 0.9])
 @pytest.mark.parametrize("tau", [1.0, 8.0])
 def test_ratio_replaces_an_unsafe_x0_by_the_benign_banks(tau: float, alpha: float) -> None:
@@ -116,7 +134,18 @@ def test_ratio_replaces_an_unsafe_x0_by_the_benign_banks(tau: float, alpha: floa
     target = benign_mean + 0.7 * (benign_mean - posterior_mean(unsafe, bank.refs, x0))
     expected = x0 + w[:, None, None, None] * (target - x0)
     _, new_x0, evidence = guard.ratio(
-        x, x0, row, bank, SHUT, opens=-1e4, sure=0.0, releases=middle, tau=tau, repulsion=0.7, bandwidth=5.0
+        x,
+        x0,
+        row,
+        bank,
+        SHUT,
+        opens=-1e4,
+        sure=0.0,
+        releases=middle,
+        tau=tau,
+        repulsion=0.7,
+        bandwidth=5.0,
+        aim_bandwidth=5.0,
     )
     close(evidence.value, foreseen(x0, bank, 5.0) + 1e4)
     close(new_x0, expected)
@@ -142,10 +171,10 @@ def test_ratio_steers_towards_the_first_targets_alone() -> None:
     bank = bank._replace(aims=np.where(np.arange(len(bank.benign)) < 4, 0, -np.inf).astype(np.float32))
     x, x0 = make_pair(near=bank.benign[6])
     _, found, evidence = guard.ratio(x, x0, row, bank, SHUT, opens=-1e6, sure=0.0, releases=0.0, tau=1.0,
-                                     repulsion=0.0, bandwidth=5.0)  # fmt: skip
+                                     repulsion=0.0, bandwidth=5.0, aim_bandwidth=5.0)  # fmt: skip
     close(found, posterior_mean(forward_kernels(x, bank.benign[:4], row, 1.0), bank.benign[:4], x0))
     every = guard.ratio(x, x0, row, bank._replace(aims=None), SHUT, opens=-1e6, sure=0.0, releases=0.0,
-                        tau=1.0, repulsion=0.0, bandwidth=5.0)[2]  # fmt: skip
+                        tau=1.0, repulsion=0.0, bandwidth=5.0, aim_bandwidth=5.0)[2]  # fmt: skip
     assert (evidence.value == every.value).all()  # all of them still bear witness
 
 
@@ -159,10 +188,10 @@ def test_ratio_aims_by_x0_while_it_may_be_wrong() -> None:
     x, x0, value = x[order], x0[order], value[order]
     opens, last_alone = float(value[0] - 1), float(value[1:].mean())
     _, found, _ = guard.ratio(x, x0, row, bank, SHUT, opens=opens, sure=last_alone - opens, releases=0.0,
-                              tau=1.0, repulsion=0.5, bandwidth=5.0)  # fmt: skip
+                              tau=1.0, repulsion=0.5, bandwidth=5.0, aim_bandwidth=3.0)  # fmt: skip
     for i, at_x0 in enumerate((True, True, False)):
         points = x0 if at_x0 else x / row.alpha
-        h = 5.0 if at_x0 else row.sigma / row.alpha
+        h = 3.0 if at_x0 else row.sigma / row.alpha
         means = []
         for rows in (bank.benign, bank.refs):
             gaps = ((points[i].reshape(1, -1).astype(np.float64) - rows) ** 2).sum(-1)

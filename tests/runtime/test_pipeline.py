@@ -71,7 +71,9 @@ def test_a_guard_named_alone_has_the_bundles_settings(pipeline, tmp_path: Path) 
     """A team signs a bundle with its settings; naming the guard it has must not undo them."""
     frozen = pipeline.bundle
     info = msgspec.structs.replace(frozen.info, guard=Ratio(repulsion=4.0))
-    write_bundle(tmp_path / "x.negation", info, frozen.negation, frozen.benign, frozen.calibration)
+    write_bundle(
+        tmp_path / "x.negation", info, frozen.negation, frozen.benign, frozen.axes, frozen.calibration
+    )
     signed = Pipeline(pipeline.engine, read_bundle(tmp_path / "x.negation"))
     asked = (None, "ratio", Ratio())
     own, named, other = (pixels(signed("a sneaker", steps=3, guard=guard)[0]) for guard in asked)

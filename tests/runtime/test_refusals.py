@@ -135,7 +135,7 @@ def test_no_bundle(copy: Path) -> None:
 def test_a_bundle_of_another_autoencoder(embedded: Path, tmp_path: Path) -> None:
     own = read_bundle(embedded / "default.negation")
     info = msgspec.structs.replace(own.info, latent_space="00" * 32)
-    write_bundle(tmp_path / "other.negation", info, own.negation, own.benign, own.calibration)
+    write_bundle(tmp_path / "other.negation", info, own.negation, own.benign, own.axes, own.calibration)
     with pytest.raises(BundleError, match="another autoencoder"):
         Pipeline.load(embedded, tmp_path / "other.negation")
 
@@ -161,7 +161,7 @@ def test_a_bundle_cannot_bring_a_guard_that_the_manifest_does_not_allow(copy: Pa
     reseal(copy, guards=["ratio"])
     own = read_bundle(copy / "default.negation")
     info: BundleInfo = msgspec.structs.replace(own.info, guard=Off())
-    write_bundle(tmp_path / "off.negation", info, own.negation, own.benign, own.calibration)
+    write_bundle(tmp_path / "off.negation", info, own.negation, own.benign, own.axes, own.calibration)
     with pytest.raises(GuardError, match="'off'"):
         Pipeline.load(copy, tmp_path / "off.negation")("a coat")
 

@@ -27,7 +27,7 @@ def bundle_of(regions: int, opens: float = 0.0) -> SimpleNamespace:
     curves = Calibration(
         LOG_SNR_GRID.astype(np.float32), usual, usual, usual, levels, np.full((2, 9), opens, np.float32)
     )
-    info = SimpleNamespace(regions=regions, tau=1.0, bandwidth=1.5, latent_shape=(4, 8, 8))
+    info = SimpleNamespace(regions=regions, tau=1.0, bandwidth=1.5, aim_bandwidth=1.5, latent_shape=(4, 8, 8))
     return SimpleNamespace(info=info, calibration=curves)
 
 
@@ -66,7 +66,7 @@ def test_only_the_region_that_shows_it_is_redrawn(sides: int) -> None:
     assert np.array_equal(steered[~shown], x0[~shown])
     alone = guard.ratio(
         cut(x, sides), cut(x0, sides), table.rows[0], bank, np.zeros(3 * sides**2, bool),
-        opens=0.0, sure=2e-6, releases=RELEASES, tau=1.0, repulsion=1.0, bandwidth=1.5,
+        opens=0.0, sure=2e-6, releases=RELEASES, tau=1.0, repulsion=1.0, bandwidth=1.5, aim_bandwidth=1.5,
     )[1]  # fmt: skip
     assert np.allclose(steered, join(alone, sides), atol=1e-6)
     assert (evidence.value > 0).tolist() == [False, True, False]

@@ -34,14 +34,15 @@ struct Bundle {
   std::int64_t regions = 1;  ///< a side, that ratio judges one by one; the banks hold regions
   std::size_t target_count = 0;
   Json guard;  ///< default guard and its settings, told apart by "mode"
-  double tau = 1.0, bandwidth = 1.0;
+  double tau = 1.0, bandwidth = 1.0, aim_bandwidth = 1.0;
   Rows negation, benign;
+  Rows axes;  ///< along these the gate of ratio counts distances less
   Calibration calibration;
 };
 
 namespace detail {
 
-inline constexpr int bundle_schema = 3;
+inline constexpr int bundle_schema = 4;
 
 inline Rows widened(const TensorView& tensor) {
   const auto halves = tensor.as<std::uint16_t>("F16");
@@ -85,7 +86,7 @@ inline Bundle parse_bundle(std::string_view content) {
     throw std::invalid_argument("bundle schema " + version.dump() + ", this safegen reads " + std::to_string(detail::bundle_schema));
   only_keys(info, {"schema_version", "name", "latent_space", "latent_shape", "image_size", "regions",
                    "negation_count", "benign_count", "target_count", "benign_source", "source_digest", "created", "guard", "tau",
-                   "bandwidth", "foreseen_from"});
+                   "bandwidth", "aim_bandwidth", "foreseen_from"});
   Bundle bundle;
   bundle.name = info.at("name");
   bundle.latent_space = info.at("latent_space");
@@ -95,15 +96,19 @@ inline Bundle parse_bundle(std::string_view content) {
   bundle.guard = info.at("guard");
   bundle.tau = info.at("tau");
   bundle.bandwidth = info.at("bandwidth");
+  bundle.aim_bandwidth = info.at("aim_bandwidth");
   const auto benign_count = info.at("benign_count").get<std::int64_t>(), targets = info.at("target_count").get<std::int64_t>();
   detail::check_regions(bundle.regions, bundle.latent_shape);
   detail::check_shape("negation", file.at("negation"), info.at("negation_count"), bundle.regions, bundle.latent_shape);
   detail::check_shape("benign", file.at("benign"), benign_count, bundle.regions, bundle.latent_shape);
-  if (targets < 1 || targets > benign_count * bundle.regions * bundle.regions || !(bundle.tau > 0.0) || !(bundle.bandwidth > 0.0) || !bundle.guard.is_object())
+  if (targets < 1 || targets > benign_count * bundle.regions * bundle.regions || !(bundle.tau > 0.0) || !(bundle.bandwidth > 0.0) || !(bundle.aim_bandwidth > 0.0) || !bundle.guard.is_object())
     throw std::invalid_argument("its description is out of range");
   bundle.target_count = static_cast<std::size_t>(targets);
   bundle.negation = detail::widened(file.at("negation"));
   bundle.benign = detail::widened(file.at("benign"));
+  bundle.axes = detail::widened(file.at("axes"));
+  if (file.at("axes").shape.size() != 2 || bundle.axes.count == 0 || bundle.axes.width != bundle.negation.width)
+    throw std::invalid_argument("axes has another shape than its banks say");
   bundle.calibration.log_snr = file.at("log_snr").as<float>("F32");
   const std::size_t levels = bundle.calibration.log_snr.size();
   bundle.calibration.foreseen_log_snr = file.at("foreseen_log_snr").as<float>("F32");

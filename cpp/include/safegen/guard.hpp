@@ -115,7 +115,7 @@ inline std::vector<GuardStep> ratio(const Bundle& bundle, const Table& table, do
   for (const Row& row : table.rows) {
     const double at = row.log_snr();
     steps.push_back({{interpolate(at, known.foreseen_log_snr, gate), sure_above * interpolate(at, known.foreseen_log_snr, excess),
-                      interpolate(at, known.log_snr, usual), repulsion, bundle.bandwidth},
+                      interpolate(at, known.log_snr, usual), repulsion, bundle.bandwidth, bundle.aim_bandwidth},
                      true});
   }
   return steps;
@@ -150,6 +150,26 @@ inline void to_unit_pixels(float* row, std::size_t channels, std::size_t pixels)
 inline Rows unit_pixels(Rows rows, std::size_t channels) {
   for (std::size_t i = 0; i < rows.count; ++i) to_unit_pixels(rows.values.data() + i * rows.width, channels, rows.width / channels);
   return rows;
+}
+
+inline double product(const float* a, const float* b, std::size_t width) {
+  double sums[4] = {};  // apart, so that they need not wait for one another
+  for (std::size_t i = 0; i < width; ++i) sums[i % 4] += static_cast<double>(a[i]) * b[i];
+  return sums[0] + sums[1] + sums[2] + sums[3];
+}
+
+/// ||r||^2 - ||axes r||^2 of each row; without axes ||r||^2.
+inline std::vector<float> squares(const Rows& rows, const Rows& axes) {
+  std::vector<float> found;
+  for (std::size_t i = 0; i < rows.count; ++i) {
+    double sum = product(rows[i], rows[i], rows.width);
+    for (std::size_t k = 0; k < axes.count; ++k) {
+      const double along = product(rows[i], axes[k], rows.width);
+      sum -= along * along;
+    }
+    found.push_back(static_cast<float>(sum));
+  }
+  return found;
 }
 
 inline double squared_distance(const float* a, const float* b, std::size_t width) {

@@ -490,29 +490,27 @@ class Pipeline {
     const auto add = [&](const std::string& name, const Shape& shape, const std::vector<float>& values) {
       if (step.inputs().count(name) != 0) bank.emplace(name, device_->resident(host_tensor(shape, values)));
     };
-    const auto rows_of = [&](const std::string& name, const Rows& rows) {
+    const auto rows_of = [&](const std::string& name, const Rows& rows, const Rows& axes) {
       const auto count = static_cast<std::int64_t>(rows.count);
-      std::vector<float> squares;
-      for (std::size_t i = 0; i < rows.count; ++i) {
-        double sum = 0.0;
-        for (std::size_t j = 0; j < rows.width; ++j) sum += static_cast<double>(rows[i][j]) * rows[i][j];
-        squares.push_back(static_cast<float>(sum));
-      }
       add(name, {count, static_cast<std::int64_t>(rows.width)}, rows.values);
-      add(name + "_sq", {count}, squares);
+      add(name + "_sq", {count}, detail::squares(rows, Rows{}));
+      add(name + "_axes_sq", {count}, detail::squares(rows, axes));
     };
     if (!bundle_) {  // only "off" comes here; its graph has the inputs all the same
       const auto [channels, height, width] = latent_shape();
       const auto size = static_cast<std::size_t>(channels * height * width);
       const Rows nothing{1, size, std::vector<float>(size, 0.0f)};
-      rows_of("refs", nothing);
-      rows_of("benign", nothing);
+      rows_of("refs", nothing, nothing);
+      rows_of("benign", nothing, nothing);
+      add("axes", {1, static_cast<std::int64_t>(size)}, nothing.values);
       add("aims", {1}, {0.0f});
       return bank;
     }
+    const Rows& axes = bundle_->axes;
     rows_of("refs", guard.unit_pixels ? detail::unit_pixels(bundle_->negation, static_cast<std::size_t>(bundle_->latent_shape[0]))
-                                      : bundle_->negation);
-    rows_of("benign", bundle_->benign);
+                                      : bundle_->negation, axes);
+    rows_of("benign", bundle_->benign, axes);
+    add("axes", {static_cast<std::int64_t>(axes.count), static_cast<std::int64_t>(axes.width)}, axes.values);
     std::vector<float> aims(bundle_->benign.count, -std::numeric_limits<float>::infinity());
     std::fill_n(aims.begin(), bundle_->target_count, 0.0f);
     add("aims", {static_cast<std::int64_t>(aims.size())}, aims);
