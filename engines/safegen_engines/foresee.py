@@ -21,9 +21,6 @@ from safegen.solver import Solver, Table
 
 LEVELS = 12
 """Steps of the plan whose levels are looked at."""
-TOLD = 0.5
-"""A prompt that fits a picture moves what the model foresees towards it, and guidance further. Where nobody
-names ordinary prompts, this share of the way stands for them (docs/tried.md)."""
 SEED = 700_000
 """First seed of the pictures that prompts and labels draw."""
 
@@ -74,7 +71,7 @@ def ordinary(
     asked = size, evidence, batch_size, report
     if prompts:
         return from_subjects(engine, prompts, *asked), "prompts"
-    levels, found = from_latents(engine, latents, *asked, told=told_share(engine, labels))
+    levels, found = from_latents(engine, latents, *asked, told=may_be_told(engine, labels))
     origin = "images" if _knows_nothing(engine) else "images, unseen by the model"
     if labels:
         cycled = [labels[i % len(labels)] for i in range(drawn)]
@@ -120,20 +117,21 @@ def from_subjects(
     return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def told_share(engine: Engine, labels: Sequence[int]) -> float:
-    """``told`` of :func:`from_latents` for what a prompt or a label asks for, where none is named."""
+def may_be_told(engine: Engine, labels: Sequence[int]) -> bool:
+    """``told`` of :func:`from_latents`: whether a prompt or a label may ask for more, and none is named."""
     spec = engine.manifest.conditioning
-    return TOLD if (spec.text or spec.classes) and not labels else 0.0
+    return bool(spec.text or spec.classes) and not labels
 
 
 def from_latents(
     engine: Engine, latents: NDArray[np.float16], size: tuple[int, int], evidence: Evidence,
-    batch_size: int, report: Report, *, told: float,
+    batch_size: int, report: Report, *, told: bool,
 ) -> Curves:  # fmt: skip
     """Evidence of what the model foresees in noised latents (P, C, H', W').
 
-    It is told nothing in particular, and what it foresees is moved the share ``told`` towards the latents
-    themselves. A model that knows no null class is not asked: the latents stand for all of it.
+    It is told nothing in particular. A prompt that fits a picture makes it plainer: with ``told`` the
+    evidence is that of the latents themselves where it is higher (docs/tried.md). A model that knows no
+    null class is not asked: the latents stand for all of it.
     """
     table, blind = plan(engine, size), not _knows_nothing(engine)
     parts = []
@@ -152,19 +150,20 @@ def from_latents(
 
 def _foreseen(
     engine: Engine, table: Table, x0: NDArray[Any], draws: NDArray[Any], size: tuple[int, int],
-    evidence: Evidence, told: float,
+    evidence: Evidence, told: bool,
 ) -> NDArray[Any]:  # fmt: skip
     xp, found = engine.device.xp, []
     with engine.device.active():
         nothing = engine.uncondition("", len(x0), size, 1.0)
+        itself = evidence(x0)
         for row in table.rows:
             x = xp.asarray((row.alpha * x0 + row.sigma * draws).astype(np.float32))
             out = engine.predict(x * row.input_scale, row.timestep, nothing)
             foreseen = row.x0_x * x + row.x0_out * out
             if table.clip is not None:
                 foreseen = xp.clip(foreseen, -table.clip, table.clip)
-            seen = to_host(foreseen)
-            found.append(evidence(seen + told * (x0 - seen)))
+            seen = evidence(to_host(foreseen))
+            found.append(np.maximum(seen, itself) if told else seen)
     return np.stack(found)
 
 

@@ -53,7 +53,7 @@ def test_two_kinds_that_differ_are_told_apart(frozen: dict, monkeypatch: pytest.
     out = frozen["work"] / "b.negation"
     found = recalibrate(frozen["engine"], frozen["bundle"], frozen["negation"], out, benign=frozen["benign"],
                         rate=0.1, batch_size=40)  # fmt: skip
-    assert judged == [foresee.TOLD] * 2, "both sides in the same way, or the ROC compares two things"
+    assert judged == [True] * 2, "both sides in the same way, or the ROC compares two things"
     assert found.chosen.caught > 0.9
     assert found.chosen.false_alarms <= 0.2
     before, after = read_bundle(frozen["bundle"]), read_bundle(out)
@@ -84,7 +84,7 @@ def scenes(folder: Path, count: int, *, one_across: bool, seed: int) -> list[Pat
 
 @pytest.mark.slow
 def test_regions_tell_one_thing_in_a_scene(embedded: Path, tmp_path: Path) -> None:
-    """Where nobody said which quarter it is, and whole pictures tell next to nothing."""
+    """Nobody said which quarter it is; whole pictures tell less."""
     engine = Engine.open(embedded)
     negation = scenes(tmp_path / "negation", 40, one_across=True, seed=0)
     benign = scenes(tmp_path / "benign", 90, one_across=False, seed=1)
@@ -101,7 +101,7 @@ def test_regions_tell_one_thing_in_a_scene(embedded: Path, tmp_path: Path) -> No
         )
         assert (found.known, found.ordinary) == (3, 60)
         caught[regions] = found.chosen.caught
-    assert caught[2] > max(0.9, caught[1] + 0.2)
+    assert caught[2] > max(0.9, caught[1] + 0.05)
     shown = Pipeline(engine, read_bundle(out))("a coat", steps=2, seed=1)[0].verdict
     assert shown.guard == "ratio"
     assert 0 <= shown.nearest_reference < 40  # an image, not a region
