@@ -26,6 +26,8 @@ SEED = 700_000
 
 Evidence = Callable[[NDArray[Any]], NDArray[Any]]
 """x0 (B, C, H, W) to one number, or one row of numbers, each: (B, ...)."""
+Plainer = Callable[[Evidence, NDArray[Any], NDArray[Any]], NDArray[Any]]
+"""(evidence, what the model foresees told nothing, the picture itself) to the evidence that counts."""
 Report = Callable[[str, int, int], None]
 """(what, done, of how many)."""
 Curves = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -71,7 +73,7 @@ def ordinary(
     asked = size, evidence, batch_size, report
     if prompts:
         return from_subjects(engine, prompts, *asked), "prompts"
-    levels, found = from_latents(engine, latents, *asked, told=may_be_told(engine, labels))
+    levels, found = from_latents(engine, latents, *asked, plainer=plainer(engine, labels))
     origin = "images" if _knows_nothing(engine) else "images, unseen by the model"
     if labels:
         cycled = [labels[i % len(labels)] for i in range(drawn)]
@@ -117,20 +119,36 @@ def from_subjects(
     return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def may_be_told(engine: Engine, labels: Sequence[int]) -> bool:
-    """``told`` of :func:`from_latents`: whether a prompt or a label may ask for more, and none is named."""
+def as_foreseen(evidence: Evidence, seen: NDArray[Any], x0: NDArray[Any]) -> NDArray[Any]:
+    """As the model draws when it is told nothing."""
+    return evidence(seen)
+
+
+def halfway(evidence: Evidence, seen: NDArray[Any], x0: NDArray[Any]) -> NDArray[Any]:
+    """A label that fits a picture moves what the model foresees towards it."""
+    return evidence(seen + 0.5 * (x0 - seen))
+
+
+def the_higher(evidence: Evidence, seen: NDArray[Any], x0: NDArray[Any]) -> NDArray[Any]:
+    """A prompt does, too, and guidance takes it further."""
+    return np.maximum(evidence(seen), evidence(x0))
+
+
+def plainer(engine: Engine, labels: Sequence[int]) -> Plainer:
+    """What stands for ordinary prompts or labels where none are named; chosen by trial (docs/tried.md)."""
     spec = engine.manifest.conditioning
-    return bool(spec.text or spec.classes) and not labels
+    if spec.text:
+        return the_higher
+    return halfway if spec.classes and not labels else as_foreseen
 
 
 def from_latents(
     engine: Engine, latents: NDArray[np.float16], size: tuple[int, int], evidence: Evidence,
-    batch_size: int, report: Report, *, told: bool,
+    batch_size: int, report: Report, *, plainer: Plainer,
 ) -> Curves:  # fmt: skip
     """Evidence of what the model foresees in noised latents (P, C, H', W').
 
-    It is told nothing in particular. A prompt that fits a picture makes it plainer: with ``told`` the
-    evidence is that of the latents themselves where it is higher (docs/tried.md). A model that knows no
+    It is told nothing in particular; ``plainer`` adds what a prompt or label would. A model that knows no
     null class is not asked: the latents stand for all of it.
     """
     table, blind = plan(engine, size), not _knows_nothing(engine)
@@ -143,27 +161,25 @@ def from_latents(
             # one noise a picture for all levels, as along a deterministic solver's path
             seeds = range(start, start + len(x0))
             draws = np.stack([noise.normal(seed, 0, x0.shape[1:], stream=4) for seed in seeds])
-            parts.append(_foreseen(engine, table, x0, draws, size, evidence, told))
+            parts.append(_foreseen(engine, table, x0, draws, size, evidence, plainer))
         report("foreseeing ordinary pictures", start + len(x0), len(latents))
     return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def _foreseen(
     engine: Engine, table: Table, x0: NDArray[Any], draws: NDArray[Any], size: tuple[int, int],
-    evidence: Evidence, told: bool,
+    evidence: Evidence, plainer: Plainer,
 ) -> NDArray[Any]:  # fmt: skip
     xp, found = engine.device.xp, []
     with engine.device.active():
         nothing = engine.uncondition("", len(x0), size, 1.0)
-        itself = evidence(x0)
         for row in table.rows:
             x = xp.asarray((row.alpha * x0 + row.sigma * draws).astype(np.float32))
             out = engine.predict(x * row.input_scale, row.timestep, nothing)
             foreseen = row.x0_x * x + row.x0_out * out
             if table.clip is not None:
                 foreseen = xp.clip(foreseen, -table.clip, table.clip)
-            seen = evidence(to_host(foreseen))
-            found.append(np.maximum(seen, itself) if told else seen)
+            found.append(plainer(evidence, to_host(foreseen), x0))
     return np.stack(found)
 
 

@@ -106,8 +106,8 @@ def freeze(
         benign: ordinary images; None draws ``benign_count`` from the engine, of no prompt.
         benign_count: how many to draw.
         benign_prompts: what ordinary users ask for: the gate's rate is set on what the model foresees for
-            them, else on what it foresees in noised images of the benign side, or on the images themselves
-            where they look more like the negation set.
+            them, else on what it foresees in noised images of the benign side, made as plain
+            as a prompt would (:func:`safegen_engines.foresee.plainer`).
         benign_labels: the same for a model of classes, ``benign_count`` pictures in all; beside the images,
             since such a model also draws of no class.
         size: (width, height) of the pictures to guard; None is the engine's default.

@@ -118,7 +118,7 @@ def recalibrate(
     )
     _, shown = foresee.from_latents(
         engine, unsafe[fresh], size, evidence, batch_size, report,
-        told=foresee.may_be_told(engine, benign_labels),
+        plainer=foresee.plainer(engine, benign_labels),
     )  # fmt: skip
     curves = [
         (frozen.calibration._replace(foreseen_log_snr=levels, foreseen=ordinary[..., k]), shown[..., k])

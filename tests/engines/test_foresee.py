@@ -44,12 +44,14 @@ def test_subjects_are_judged_along_the_pictures_that_generate_draws(engine, subj
     assert (np.diff(levels) > 0).all()
 
 
-@pytest.mark.parametrize(("engine", "told"), [("fashion", False), ("fashion", True), ("pixels", True)])
-def test_latents_are_noised_and_foreseen_or_taken_as_they_are(engine: str, told: bool) -> None:
+@pytest.mark.parametrize("engine", ["fashion", "pixels"])
+def test_latents_are_noised_and_foreseen(engine: str) -> None:
     pipeline = Pipeline.load(engine)
     at, size = evidence_of(pipeline), pipeline.bundle.info.image_size
     latents = pipeline.bundle.benign[:3]
-    _, found = foresee.from_latents(pipeline.engine, latents, size, at, 2, lambda *_: None, told=told)
+    _, found = foresee.from_latents(
+        pipeline.engine, latents, size, at, 2, lambda *_: None, plainer=foresee.as_foreseen
+    )
     table, i = foresee.plan(pipeline.engine, size), 7
     row, x0 = table.rows[i], latents.astype(np.float64)
     z = np.stack([noise.normal(seed, 0, latents.shape[1:], stream=4) for seed in range(3)])
@@ -58,21 +60,39 @@ def test_latents_are_noised_and_foreseen_or_taken_as_they_are(engine: str, told:
     foreseen = row.x0_x * x + row.x0_out * pipeline.engine.predict(x * row.input_scale, row.timestep, nothing)
     if table.clip is not None:
         foreseen = foreseen.clip(-table.clip, table.clip)
-    expected = np.maximum(at(foreseen), at(x0)) if told else at(foreseen)
-    np.testing.assert_allclose(found[i], expected, atol=1e-3)
+    np.testing.assert_allclose(found[i], at(foreseen), atol=1e-3)
+
+
+def test_a_picture_is_made_as_plain_as_a_prompt_would() -> None:
+    """Told nothing, a model foresees less than what it is asked for, and the gate would be set too low."""
+    seen, x0 = np.array([[2.0], [4.0]]), np.array([[6.0], [2.0]])
+
+    def evidence(x: np.ndarray) -> np.ndarray:
+        return x[:, 0]
+
+    assert foresee.as_foreseen(evidence, seen, x0).tolist() == [2.0, 4.0]
+    assert foresee.halfway(evidence, seen, x0).tolist() == [4.0, 3.0]
+    assert foresee.the_higher(evidence, seen, x0).tolist() == [6.0, 4.0]
 
 
 @pytest.mark.parametrize(
-    ("engine", "labels", "told"), [("fashion", [], True), ("pixels", [], True), ("pixels", [1], False)]
+    ("engine", "labels", "plainer"),
+    [
+        ("fashion", [], foresee.the_higher),
+        ("pixels", [], foresee.halfway),
+        ("pixels", [1], foresee.as_foreseen),
+    ],
 )
-def test_without_ordinary_prompts_images_stand_for_what_a_prompt_would_add(engine, labels, told) -> None:
+def test_without_ordinary_prompts_images_stand_for_what_a_prompt_would_add(engine, labels, plainer) -> None:
     """Else the gate opens on up to eight times as many ordinary prompts as was asked for."""
     pipeline = Pipeline.load(engine)
     at, size, latents = evidence_of(pipeline), pipeline.bundle.info.image_size, pipeline.bundle.benign[:2]
     (_, found), _ = foresee.ordinary(
         pipeline.engine, [], labels, latents, 1, size, at, 2, lambda *_: None
     )  # fmt: skip
-    _, expected = foresee.from_latents(pipeline.engine, latents, size, at, 2, lambda *_: None, told=told)
+    _, expected = foresee.from_latents(
+        pipeline.engine, latents, size, at, 2, lambda *_: None, plainer=plainer
+    )
     np.testing.assert_array_equal(found[:, :2], expected)
 
 

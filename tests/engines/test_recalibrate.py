@@ -49,11 +49,13 @@ def frozen(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
 @pytest.mark.slow
 def test_two_kinds_that_differ_are_told_apart(frozen: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     judged, whole = [], foresee.from_latents
-    monkeypatch.setattr(foresee, "from_latents", lambda *a, told: judged.append(told) or whole(*a, told=told))
+    monkeypatch.setattr(
+        foresee, "from_latents", lambda *a, plainer: judged.append(plainer) or whole(*a, plainer=plainer)
+    )
     out = frozen["work"] / "b.negation"
     found = recalibrate(frozen["engine"], frozen["bundle"], frozen["negation"], out, benign=frozen["benign"],
                         rate=0.1, batch_size=40)  # fmt: skip
-    assert judged == [True] * 2, "both sides in the same way, or the ROC compares two things"
+    assert judged == [foresee.the_higher] * 2, "both sides in the same way, or the ROC compares two things"
     assert found.chosen.caught > 0.9
     assert found.chosen.false_alarms <= 0.2
     before, after = read_bundle(frozen["bundle"]), read_bundle(out)
