@@ -12,8 +12,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from safegen import guard
-from safegen.guard import Bank
 from safegen.solver import Row
+from safegen_engines.gate_axes import MOST
 
 SD15 = {
     "sample_size": 64,
@@ -41,7 +41,8 @@ def median(call, runs: int) -> float:  # type: ignore[no-untyped-def]
 def main() -> None:
     rng = np.random.default_rng(0)
     refs, benign = (rng.standard_normal((N, 4 * 64 * 64)).astype(np.float32) for _ in range(2))
-    bank = Bank(refs, (refs**2).sum(1), benign, (benign**2).sum(1))
+    axes = np.linalg.qr(rng.standard_normal((4 * 64 * 64, MOST)))[0].T.astype(np.float16)
+    bank = guard.make_bank(*(rows.reshape(-1, 4, 64, 64) for rows in (refs, benign)), axes=axes)
     row = Row(500.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.6, 0.8)
     units = guard.unit_pixels(refs, 4)
     units_sq = (units**2).sum(1)
