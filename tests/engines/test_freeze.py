@@ -10,6 +10,7 @@ from PIL import Image
 
 from safegen import Pipeline
 from safegen.bundle import read_bundle
+from safegen.calibration import bandwidth_of
 from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
 from safegen.guard_settings import Official, Ratio
@@ -88,6 +89,19 @@ def test_the_same_images_give_the_same_latents_at_any_batch_size(engine, picture
         bundles.append(read_bundle(tmp_path / f"{size}"))
     assert np.abs(bundles[0].negation - bundles[1].negation).max() < 4e-3
     assert bundles[0].info.source_digest == bundles[1].info.source_digest
+
+
+def test_kernels_are_as_wide_as_the_distances_that_they_are_of(engine, picture_folder, tmp_path) -> None:
+    """The gate counts by the bundle's axes, and the weighing of targets plainly; mixed up, thresholds are
+    of another gate than the one that draws."""
+    paths = find_images([str(picture_folder)])
+    freeze(engine, paths, tmp_path / "x", name="x", benign=paths)
+    bundle = read_bundle(tmp_path / "x")
+    bank = bundle.bank()
+    assert bundle.info.bandwidth == pytest.approx(bandwidth_of(bank), rel=1e-4)
+    plain = bank._replace(measure=None)
+    assert bundle.info.aim_bandwidth == pytest.approx(bandwidth_of(plain), rel=1e-4)
+    assert bundle.info.bandwidth < 0.9 * bundle.info.aim_bandwidth
 
 
 def test_unreadable_images_are_named_and_stop_the_freeze(engine, picture_folder, tmp_path) -> None:

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from safegen.bundle import TENSORS, BundleInfo, read_bundle, write_bundle
 from safegen.calibration import LOG_SNR_GRID, Calibration
 from safegen.errors import BundleError
+from safegen.guard import on
 from safegen.guard_settings import Official, Ratio, Settings
 
 AXES = np.full((2, 16), 0.125, np.float16)
@@ -91,6 +92,18 @@ def test_every_byte_of_the_header_counts(sealed: bytes, tmp_path: Path) -> None:
 def test_a_missing_bundle_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="safegen freeze"):
         read_bundle(tmp_path / "none.negation")
+
+
+def test_the_gate_gets_the_axes_of_its_bundle(tmp_path: Path) -> None:
+    """On the device, too: without them its thresholds are of other distances than it counts."""
+    path = tmp_path / "x.negation"
+    write(path)
+    bank = on(read_bundle(path).bank(), np)
+    assert bank.measure is not None
+    np.testing.assert_array_equal(bank.measure.axes, AXES)
+    for rows, lengths in ((bank.refs, bank.measure.refs_sq), (bank.benign, bank.measure.benign_sq)):
+        expected = (rows**2).sum(1) - ((rows @ AXES.T.astype(np.float32)) ** 2).sum(1)
+        np.testing.assert_allclose(lengths, expected, rtol=1e-5)
 
 
 def test_axes_of_another_width_are_refused(tmp_path: Path) -> None:
