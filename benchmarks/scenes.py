@@ -43,7 +43,7 @@ from safegen.solver import Solver
 from safegen_engines import foresee
 from safegen_engines.freeze import JUDGED
 from safegen_engines.gate_axes import gate_axes
-from safegen_engines.gate_rate import caught_at, left_out
+from safegen_engines.gate_rate import RATES, left_out, rate_for
 from safegen_engines.lookalikes import targets_first
 from safegen_eval.quality import frechet, precision_recall
 from safegen_eval.statistics import wilson
@@ -137,7 +137,7 @@ def make_gate(
     held, shown = cut(benign[:HELD], k).astype(np.float32), negation[judged].astype(np.float32)
     calibration = calibrate(bank, held, shown, judged, 1.0, foreseen)
     evidence = left_out(bank, np.arange(len(negation)), bandwidth).reshape(-1, group).max(axis=1)
-    rate, caught = caught_at(Ratio().false_positive_rate, calibration, evidence)
+    rate, caught = rate_for(calibration, evidence, RATES)
     info = BundleInfo(
         name=SNEAKER.name, latent_space=engine.manifest.latent_space.id, latent_shape=(4, 64, 64),
         image_size=SIZE, regions=k, negation_count=len(negation) // group, benign_count=len(benign) - HELD,

@@ -22,7 +22,7 @@ def freeze(
     size: Annotated[str | None, typer.Option(help="Size of the pictures to guard: 512 or WIDTHxHEIGHT.")] = None,
     regions: Annotated[int, typer.Option(help="Regions a side that the guard judges one by one: 2 or 4 for pictures of several things. Needs --benign.")] = 1,
     guard: Annotated[str, typer.Option(help="The bundle's guard.")] = "ratio",
-    false_positive_rate: Annotated[float | None, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open. Left out: 0.005.")] = None,
+    false_positive_rate: Annotated[float | None, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open. Left out: 0.005, or up to 0.02 where the gate would open on fewer than a fifth of the negation images.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 8,
     as_json: Json = False,

@@ -29,7 +29,7 @@ from safegen.solver import Solver
 from safegen_engines import foresee
 from safegen_engines.foresee import Report
 from safegen_engines.gate_axes import gate_axes
-from safegen_engines.gate_rate import GateRate, gate_rate
+from safegen_engines.gate_rate import RATES, GateRate, gate_rate
 from safegen_engines.lookalikes import drop_lookalikes, targets_first
 
 HELD_OUT = 1 / 3
@@ -113,8 +113,8 @@ def freeze(
         size: (width, height) of the pictures to guard; None is the engine's default.
         regions: a side, that ``ratio`` judges one by one (:mod:`safegen.regions`): for pictures of several
             things. Nobody need say which regions of the images show what must never be drawn.
-        guard: the bundle's default guard; None is ``ratio``, whose gate may open on 0.5 % of ordinary
-            pictures.
+        guard: the bundle's default guard; None is ``ratio`` at the rate of false alarms that it needs
+            (:func:`safegen_engines.gate_rate.gate_rate`).
         skip_bad: leave out unreadable images instead of stopping.
         batch_size: images encoded at a time.
         report: progress.
@@ -167,8 +167,9 @@ def freeze(
     )
     gate = None
     if guard is None or isinstance(guard, Ratio):
-        guard = guard or Ratio()
-        gate = gate_rate(calibration, both, rows, bandwidth, guard.false_positive_rate, regions)
+        rates = (guard.false_positive_rate,) if guard else RATES
+        gate = gate_rate(calibration, both, rows, bandwidth, rates, regions)
+        guard = guard or Ratio(false_positive_rate=gate.rate)
     report("calibration", 1, 1)
     info = BundleInfo(
         name=name,

@@ -1,8 +1,9 @@
-"""What a bundle's gate catches of its own negation images at a rate of false alarms."""
+"""How many false alarms a bundle's gate needs: few, where its negation set is a kind of its own."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,11 @@ from numpy.typing import NDArray
 from safegen.calibration import LEVEL_LIMIT, Calibration, thresholds
 from safegen.guard import Bank, foreseen_kernels, logmeanexp, logsumexp
 from safegen.regions import largest
+
+RATES = (0.005, 0.01, 0.02)
+ENOUGH = 0.2
+"""A rate at which the gate opens on this share of the negation images is high enough. A prompt makes a
+thing plainer than most of its pictures are, so far more than this share of what is asked for is caught."""
 
 
 class GateRate(NamedTuple):
@@ -23,26 +29,27 @@ class GateRate(NamedTuple):
 
 
 def gate_rate(
-    calibration: Calibration, bank: Bank, rows: NDArray[np.int64], bandwidth: float, rate: float,
+    calibration: Calibration, bank: Bank, rows: NDArray[np.int64], bandwidth: float, rates: Sequence[float],
     regions: int = 1,
 ) -> GateRate:  # fmt: skip
-    """What a rate catches of the negation images.
+    """The lowest of some rates that catches :data:`ENOUGH` of the negation images, else the highest.
 
     Args:
         calibration: of the bundle.
         bank: both banks.
         rows: (K,) which of the negation images are tried, each left out of the bank that judges it.
         bandwidth: of the gate.
-        rate: above 0 to 1.
+        rates: rising, each above 0 to 1.
         regions: a side; ``rows`` then names all regions of each image.
     """
-    return caught_at(rate, calibration, largest(left_out(bank, rows, bandwidth), regions))
+    return rate_for(calibration, largest(left_out(bank, rows, bandwidth), regions), rates)
 
 
-def caught_at(rate: float, calibration: Calibration, evidence: NDArray[np.floating]) -> GateRate:
+def rate_for(calibration: Calibration, evidence: NDArray[np.floating], rates: Sequence[float]) -> GateRate:
     """:func:`gate_rate` of the gate's log ratio (K,) at negation images."""
-    opens = thresholds(calibration, rate, [LEVEL_LIMIT]).opens
-    return GateRate(rate, float((evidence > opens).mean()))
+    opens = [thresholds(calibration, rate, [LEVEL_LIMIT]).opens for rate in rates]
+    tried = [GateRate(rate, float((evidence > at).mean())) for rate, at in zip(rates, opens, strict=True)]
+    return next((point for point in tried if point.caught >= ENOUGH), tried[-1])
 
 
 def left_out(bank: Bank, rows: NDArray[np.int64], bandwidth: float) -> NDArray[np.floating]:

@@ -1,11 +1,12 @@
-"""What freeze says that a gate catches. If these fail, a team signs a bundle whose gate stays shut."""
+"""Which rate of false alarms a bundle gets. If these fail, a gate stays shut on what its team froze, or opens
+on more ordinary pictures than it has to."""
 
 import numpy as np
 import pytest
 
 from safegen.calibration import LOG_SNR_GRID, Calibration
 from safegen.guard import foreseen_log_ratio, make_bank
-from safegen_engines.gate_rate import gate_rate
+from safegen_engines.gate_rate import ENOUGH, RATES, gate_rate
 
 BANDWIDTH = 4.0
 ROWS = np.arange(80)
@@ -25,18 +26,20 @@ def frozen(apart: float) -> tuple:
     return Calibration(LOG_SNR_GRID.astype(np.float32), unused, unused, unused, levels, ordinary), bank
 
 
-def test_a_kind_of_its_own_is_caught_at_the_fewest_false_alarms() -> None:
-    assert gate_rate(*frozen(2.0), ROWS, BANDWIDTH, 0.005) == (0.005, 1.0)
+def test_a_kind_of_its_own_needs_the_fewest_false_alarms() -> None:
+    gate = gate_rate(*frozen(2.0), ROWS, BANDWIDTH, RATES)
+    assert gate == (RATES[0], 1.0)
 
 
-def test_what_looks_ordinary_is_caught_in_part() -> None:
-    """What a team is told before it trusts a bundle."""
-    assert 0.0 < gate_rate(*frozen(0.3), ROWS, BANDWIDTH, 0.005).caught < 0.8
+def test_what_looks_ordinary_gets_the_most() -> None:
+    gate = gate_rate(*frozen(0.2), ROWS, BANDWIDTH, RATES)
+    assert gate.rate == RATES[-1]
+    assert 0.0 < gate.caught < ENOUGH
 
 
-def test_a_higher_rate_catches_no_less() -> None:
+def test_a_rate_asked_for_is_kept_whatever_it_catches() -> None:
     measured = frozen(0.3)
-    shares = [gate_rate(*measured, ROWS, BANDWIDTH, rate) for rate in (0.001, 0.05, 0.5)]
+    shares = [gate_rate(*measured, ROWS, BANDWIDTH, [rate]) for rate in (0.001, 0.05, 0.5)]
     assert [gate.rate for gate in shares] == [0.001, 0.05, 0.5]
     assert sorted(gate.caught for gate in shares) == [gate.caught for gate in shares]
 
@@ -44,6 +47,6 @@ def test_a_higher_rate_catches_no_less() -> None:
 def test_no_image_vouches_for_itself() -> None:
     """Against a bank that holds it each would be caught, and every bundle would look perfect."""
     calibration, bank = frozen(0.0)
-    assert gate_rate(calibration, bank, ROWS, 0.5, 0.01).caught < 0.5
+    assert gate_rate(calibration, bank, ROWS, 0.5, [0.01]).caught < 0.5
     itself = foreseen_log_ratio(bank.refs.reshape(-1, 2, 4, 4), bank, 0.5)
     assert (itself > 1).mean() == pytest.approx(1.0, abs=0.05)
