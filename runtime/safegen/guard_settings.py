@@ -293,13 +293,11 @@ def _lowest_den(
 
 def _open_x0_guard(settings: Spell | Sgf | BankMean, bank: Bank, table: Table) -> OpenGuard:
     if isinstance(settings, Spell):
-        radius = (
-            settings.radius
-            if settings.radius is not None
-            else neighbours(bank.refs, bank.refs_sq, 1, 1, np.median)
-        )
+        radius = settings.radius
+        if radius is None:
+            radius = neighbours(bank.refs, bank.refs_sq, 1, 1, np.median)
         return lambda x, x0, i, draw, plain=None: guard.spell(
-            x, x0, bank, radius=radius, overcompensation=settings.overcompensation
+            x, x0, bank, radius=float(radius), overcompensation=settings.overcompensation
         )
     if isinstance(settings, Sgf):
         gamma = settings.gamma

@@ -84,7 +84,7 @@ def test_a_picture_is_made_as_plain_as_a_prompt_would() -> None:
     ],
 )
 def test_without_ordinary_prompts_images_stand_for_what_a_prompt_would_add(engine, labels, plainer) -> None:
-    """Else the gate opens on up to eight times as many ordinary prompts as was asked for."""
+    """Else the gate opens on many times as many ordinary prompts as was asked for."""
     pipeline = Pipeline.load(engine)
     at, size, latents = evidence_of(pipeline), pipeline.bundle.info.image_size, pipeline.bundle.benign[:2]
     (_, found), _ = foresee.ordinary(
