@@ -25,6 +25,7 @@ from prompts import GARMENTS
 from safegen import Pipeline
 from safegen.bundle import read_bundle
 from safegen.engine import Engine
+from safegen.guard_settings import Ratio
 from safegen.seal import replacing
 from safegen_engines.freeze import freeze
 from safegen_eval.quality import frechet, precision_recall
@@ -35,6 +36,7 @@ OUT, WORK = Path(__file__).parent / "copies.json", ROOT / "build" / "copies"
 ARMS = {
     "none": "off", "ratio": "ratio", "theorem": "theorem", "paper": "paper", "spell": "spell", "sgf": "sgf",
     "official": "official:memorized-person", "bank-mean": "bank-mean",
+    "ratio at 0.5%": Ratio(false_positive_rate=0.005),
 }  # fmt: skip
 REPEATED = copied()
 
