@@ -28,7 +28,7 @@ from safegen.seal import file_sha256
 from safegen.solver import Solver
 from safegen_engines import foresee
 from safegen_engines.foresee import Report
-from safegen_engines.gate_axes import gate_axes
+from safegen_engines.gate_axes import gate_axes, no_axes
 from safegen_engines.gate_rate import RATES, GateRate, gate_rate
 from safegen_engines.lookalikes import drop_lookalikes, targets_first
 
@@ -149,7 +149,8 @@ def freeze(
     unsafe = cut(negation, regions)
     bank, targets = targets_first(cut(ordinary[~held_out], regions), unsafe)
     rows = _judged(len(negation), regions)
-    axes = gate_axes(unsafe, bank)
+    # told nothing, a model without text draws what these axes tell apart less well (docs/tried.md)
+    axes = gate_axes(unsafe, bank) if engine.manifest.conditioning.text else no_axes(unsafe)
     both = make_bank(unsafe, bank, axes=axes)
     bandwidth = bandwidth_of(both)
     at = partial(strongest_foreseen, bank=both, bandwidth=bandwidth, sides=regions)

@@ -30,13 +30,18 @@ def gate_axes(negation: NDArray[np.float16], benign: NDArray[np.float16]) -> NDA
     values, vectors = np.linalg.eigh((rows @ rows.T if wide else rows.T @ rows) / len(rows))
     kept = values > max(values[-1], 1e-9) * 1e-6
     if not kept.any():
-        return np.zeros((1, rows.shape[1]), np.float16)
+        return no_axes(negation)
     values, vectors = values[kept][::-1], vectors[:, kept][:, ::-1]
     shares = values / (values + values.mean())
     if wide:
         vectors = rows.T @ vectors / np.sqrt(values * len(rows))
     axes: NDArray[np.float16] = (vectors * np.sqrt(shares)).T[:MOST].astype(np.float16)
     return axes
+
+
+def no_axes(negation: NDArray[np.float16]) -> NDArray[np.float16]:
+    """One axis of zeros, (1, D): every direction counts alike."""
+    return np.zeros((1, negation[0].size), np.float16)
 
 
 def _centred(latents: NDArray[np.float16]) -> NDArray[np.float64]:

@@ -104,6 +104,15 @@ def test_kernels_are_as_wide_as_the_distances_that_they_are_of(engine, picture_f
     assert bundle.info.bandwidth < 0.9 * bundle.info.aim_bandwidth
 
 
+def test_for_a_model_without_text_every_direction_counts_alike(picture_folder, tmp_path) -> None:
+    """With axes its gate misses a third more of what it draws of no class (docs/measured.md)."""
+    paths = find_images([str(picture_folder)])
+    freeze(Engine.open("pixels"), paths, tmp_path / "x", name="x", benign=paths, benign_labels=[1])
+    bundle = read_bundle(tmp_path / "x")
+    assert bundle.axes.shape == (1, 32 * 32) and not bundle.axes.any()
+    assert bundle.info.bandwidth == bundle.info.aim_bandwidth
+
+
 def test_unreadable_images_are_named_and_stop_the_freeze(engine, picture_folder, tmp_path) -> None:
     (picture_folder / "03.png").write_bytes(b"not an image")
     whole = (picture_folder / "04.png").read_bytes()
