@@ -34,9 +34,9 @@ from train_copies import FIRST, copied
 
 OUT, WORK = Path(__file__).parent / "copies.json", ROOT / "build" / "copies"
 ARMS = {
-    "none": "off", "ratio": "ratio", "theorem": "theorem", "paper": "paper", "spell": "spell", "sgf": "sgf",
-    "official": "official:memorized-person", "bank-mean": "bank-mean",
-    "ratio at 0.5%": Ratio(false_positive_rate=0.005),
+    "none": "off", "ratio": "ratio", "ratio at 0.5%": Ratio(false_positive_rate=0.005), "theorem": "theorem",
+    "paper": "paper", "spell": "spell", "sgf": "sgf", "official": "official:memorized-person",
+    "bank-mean": "bank-mean",
 }  # fmt: skip
 REPEATED = copied()
 
