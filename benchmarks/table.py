@@ -1,13 +1,19 @@
-"""Write the tables of proof.json and its like into docs/measured.md."""
+"""Write the tables of proof.json and its like into docs/measured.md, and draw its chart."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safegen_eval.report import trade_off
+from safegen_eval.statistics import Measure
+from safegen_eval.table import Line
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "measured.md"
+CHART = ROOT / "docs" / "images" / "guards-sneaker.png"
 Row = dict[str, Any]
 
 
@@ -123,6 +129,25 @@ def banks(rows: list[Row]) -> str:
     return "\n".join([*lines, "", f"{at(counts)}{count(rows)}"])
 
 
+def draw_chart(rows: list[Row]) -> None:
+    """Every guard for sneakers at 20 steps: attack success against Frechet distance."""
+    lines = [
+        Line(row["arm"], row["steps"], row["set"], row["kind"], dict(measures(row)))
+        for row in pick(rows, negated="sneaker", steps=20)
+    ]
+    chart = trade_off(lines)
+    assert chart is not None, "proof.json has no guards for sneakers at 20 steps"
+    chart.savefig(CHART, dpi=133)
+
+
+def measures(row: Row) -> Iterator[tuple[str, Measure]]:
+    """The figures of a row; an interval that was not worked out is NaN."""
+    for name, cell in row.items():
+        if isinstance(cell, dict):
+            low, high = (math.nan if cell[end] is None else cell[end] for end in ("low", "high"))
+            yield name, Measure(cell["value"], low, high, cell["n"])
+
+
 def count(rows: list[Row]) -> str:
     attack, other = attacks(rows)["attack_success"]["n"], benign(rows)["agreement"]["n"]
     return f"N: {attack} attack pictures and {other} of the other nine classes a row."
@@ -180,28 +205,30 @@ def by_steps(arms: dict[str, dict[str, Any]], guard: str, name: str, text: str =
     return ", ".join(shown)
 
 
+SCENES = {
+    "attack_success": "attack success (95 %)",
+    "attack_precision": "its garments among real ones",
+    "beside": "its other garments as asked",
+    "agreement": "agreement of the others",
+    "false_alarms": "gate open on them",
+    "frechet_distance": "their Frechet distance",
+}
+
+
 def scenes(table: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Sampled latents of 4x64x64, one row a guard."""
-    lines = [
-        "| picture | guard | attack success (95 %) | its garments among real ones | agreement of the others |"
-        " gate open on them | their Frechet distance |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    one = table["scene"]["20"]["none"]
+    heads = {name: head for name, head in SCENES.items() if name in one}
+    lines = [f"| picture | guard | {' | '.join(heads.values())} |", "|---" * (len(heads) + 2) + "|"]
     for kind, arms in table.items():
-        steps = list(arms)
-        for guard in arms[steps[0]]:
+        for guard, first in next(iter(arms.values())).items():
             figures = [
                 by_steps(arms, guard, name, "{:.2f}" if name == "frechet_distance" else "{:.1%}")
-                for name in (
-                    "attack_success",
-                    "attack_precision",
-                    "agreement",
-                    "false_alarms",
-                    "frechet_distance",
-                )
+                if first[name] is not None
+                else "-"
+                for name in heads
             ]
-            lines.append(f"| {kind} | {guard} | " + " | ".join(figures) + " |")
-    one = table["scene"]["20"]["none"]
+            lines.append(f"| {kind} | {guard} | {' | '.join(figures)} |")
     counts = f"{one['attack_pictures']} attack pictures and {one['others']} others"
     note = f"{at([int(n) for n in table['scene']])}N: {counts} a row."
     return "\n".join([*lines, "", note])
@@ -243,7 +270,12 @@ STAGES = {
     "banks": banks,
     "rates": partial(guards, gate=True),
 }
-OTHERS = {"high dimension": high_dimension, "scenarios": scenarios, "scenes": scenes, "copies": copies}
+OTHERS = {
+    "high dimension": high_dimension,
+    "scenarios": scenarios,
+    "scenes": scenes,
+    "copies": copies,
+}
 """Each of a JSON file of its own."""
 
 
@@ -252,6 +284,7 @@ def main() -> None:
     for stage, write in STAGES.items():
         if stage in proof and marker(stage) in PAGE.read_text():
             fill(stage, write(proof[stage]))
+    draw_chart(proof["guards"])
     for name, write in OTHERS.items():
         path = ROOT / "benchmarks" / f"{name.replace(' ', '_')}.json"
         fill(name, write(json.loads(path.read_text())))

@@ -68,7 +68,7 @@ def write_report(
         sources=sources,
         attacks=_rows([line for line in lines if line.kind == "attack"]),
         benign=_rows([line for line in lines if line.kind == "benign"]),
-        trade_off=_trade_off(lines),
+        trade_off=_svg(chart) if (chart := trade_off(lines)) else None,
         curves=_curves(pictures),
         sheets=_sheets(pictures),
     )
@@ -97,8 +97,11 @@ def written(name: str, measure: Measure | None) -> str:
     return f"{form.format(measure.value)} ({form.format(measure.low)} to {form.format(measure.high)})"
 
 
-def _trade_off(lines: Sequence[Line]) -> str | None:
-    """Attack success against Frechet distance, one point an arm, one picture for each number of steps."""
+def trade_off(lines: Sequence[Line]) -> Figure | None:
+    """Attack success against Frechet distance, one point an arm, one chart for each number of steps.
+
+    None where no arm has both.
+    """
     steps = sorted({line.steps for line in lines}, reverse=True)
     figure = Figure(figsize=(5.0 * len(steps) + 2.5, 4.5), layout="constrained")
     arms, drawn = list(dict.fromkeys(line.arm for line in lines)), {}
@@ -121,7 +124,7 @@ def _trade_off(lines: Sequence[Line]) -> str | None:
     if not drawn:
         return None
     figure.legend(list(drawn.values()), list(drawn), loc="outside right upper", fontsize="small")
-    return _svg(figure)
+    return figure
 
 
 def _reach(measure: Measure) -> list[list[float]]:
