@@ -39,10 +39,10 @@ def enlarge(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def picture(kind: str, images: NDArray[np.uint8], labels: NDArray[np.int64], *, negated: bool,
-            rng: np.random.Generator) -> NDArray[np.uint8]:  # fmt: skip
+            rng: np.random.Generator, width: int = SIDE) -> NDArray[np.uint8]:  # fmt: skip
     """One picture; of four garments of a scene one is of the negated class, at a place drawn by lot."""
     per_side = 1 if kind == "single" else 2
-    side, hit = SIDE // per_side, rng.integers(per_side**2)
+    side, hit = width // per_side, rng.integers(per_side**2)
     rows = []
     for place in range(per_side**2):
         wanted = (labels == NEGATED) == (negated and place == hit)

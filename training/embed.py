@@ -11,11 +11,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from PIL import Image
 
 import fashion
 from prompts import GARMENTS, all_prompts
+from safegen.manifest import File, read_manifest, write_manifest
+from safegen.seal import ZEROS, file_sha256
+from safegen_engines import step_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "runtime" / "safegen" / "models"
@@ -46,12 +50,26 @@ def ordinary(model: str, negated: int, work: Path) -> list[object]:
     return ["--benign-prompts", work / "prompts.txt"]
 
 
+def renew_step_graphs(engine: Path) -> None:
+    """Write the step graphs again, after a guard's arithmetic changed; all else stays as it is."""
+    manifest = read_manifest(engine)
+    space, defaults = manifest.latent_space, manifest.defaults
+    shape = (space.channels, defaults.height // space.downscale, defaults.width // space.downscale)
+    renewed = step_graph.write(engine, manifest.guards, shape).values()
+    files = {f.name: File(file_sha256(f), f.stat().st_size) for f in renewed}
+    write_manifest(engine, msgspec.structs.replace(manifest, digest=ZEROS, files=manifest.files | files))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=BUILDS)
     parser.add_argument("--negation", type=int, default=300)
     parser.add_argument("--benign-per-class", type=int, default=120)
+    parser.add_argument("--step-graphs", action="store_true", help="renew these alone")
     args = parser.parse_args()
+    if args.step_graphs:
+        renew_step_graphs(MODELS / args.model)
+        return
     images, labels = fashion.load("train")
     label = next(g.label for g in GARMENTS if g.name == NEGATED)
     checkpoint, *options = BUILDS[args.model]

@@ -126,25 +126,30 @@ def bandwidth_of(bank: Bank) -> float:
     A few images with little in common would get kernels that take in what is ordinary: neighbours of the
     benign bank set a limit.
     """
-    axes, refs_sq, benign_sq = bank.measure or (None, bank.refs_sq, bank.benign_sq)
-    sides = (bank.refs, refs_sq), (bank.benign, benign_sq)
-    own, limit = (neighbours(*side, 1, 1, np.median, power=2, axes=axes) for side in sides)
+    _, *along = bank.measure or (None, None, None)
+    sides = (bank.refs, bank.refs_sq), (bank.benign, bank.benign_sq)
+    own, limit = (
+        neighbours(*side, 1, 1, np.median, power=2, along=part)
+        for side, part in zip(sides, along, strict=True)
+    )
     return max(math.sqrt(BANDWIDTH_SHARE * min(own, WIDEST**2 * limit)), 1e-3)
 
 
 def neighbours(
     refs: Any, refs_sq: Any, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1,
-    axes: Any = None,
+    along: Any = None,
 ) -> float:  # fmt: skip
     """Summary of d^power between references and their neighbours first..last, over up to 512 of them.
 
-    ``axes`` and ``refs_sq`` are those of a :class:`safegen.guard.Measure` where d is the gate's.
+    ``along``, (N, K), is that of a :class:`safegen.guard.Measure` where d is the gate's.
     """
     count = refs.shape[0]
-    some = refs[:: max(1, count // 512), ...]
-    last = min(last, count - 1)
-    squared = np.sort(to_host(squared_distances(some, refs, refs_sq, axes)), axis=1)
-    nearest = squared[:, min(first, last) : last + 1]
+    stride, last = max(1, count // 512), min(last, count - 1)
+    squared = to_host(squared_distances(refs[::stride, ...], refs, refs_sq))
+    if along is not None:
+        less = to_host(squared_distances(along[::stride, ...], along, (along**2).sum(axis=1)))
+        squared = np.maximum(squared - less, 0)
+    nearest = np.sort(squared, axis=1)[:, min(first, last) : last + 1]
     return max(float(summary(nearest ** (power / 2))), 1e-6)
 
 

@@ -31,10 +31,10 @@ class Measure(NamedTuple):
 
     axes: Array
     """A, (K, D) float32."""
-    refs_sq: Array
-    """(N,) ||r_n||_A^2."""
-    benign_sq: Array
-    """(M,) ||s_m||_A^2."""
+    refs: Array
+    """(N, K) A r_n."""
+    benign: Array
+    """(M, K) A s_m."""
 
 
 class Bank(NamedTuple):
@@ -91,8 +91,8 @@ def make_bank(refs: Array, benign: Array, targets: int | None = None, axes: Arra
     if axes is None:
         return Bank(rows, sums[0], ordinary, sums[1], aims)
     axes = xp.astype(axes, xp.float32)
-    lengths = (xp.sum(x * discounted(x, axes), axis=1) for x in (rows, ordinary))
-    return Bank(rows, sums[0], ordinary, sums[1], aims, Measure(axes, *lengths))
+    along = (x @ xp.matrix_transpose(axes) for x in (rows, ordinary))
+    return Bank(rows, sums[0], ordinary, sums[1], aims, Measure(axes, *along))
 
 
 def flat(x: Array) -> Array:
@@ -125,26 +125,16 @@ def log_kernel(x: Array, refs: Array, refs_sq: Array, row: Row, tau: float = 1.0
     -||x - alpha r||^2 / (2 tau sigma^2) without -||x||^2 / (2 tau sigma^2), which cancels in every
     ratio and would cost float32 its last digits.
     """
-    return _log_gaussians(x, refs, refs_sq, *row.kernel(tau))
-
-
-def discounted(rows: Array, axes: Array) -> Array:
-    """(1 - A^T A) v of rows v, (B, D): its product with w is the gate's inner product of v and w."""
-    return rows - (rows @ array_namespace(rows).matrix_transpose(axes)) @ axes
-
-
-def _log_gaussians(x: Array, refs: Array, refs_sq: Array, scale: Any, half: Any) -> Array:
-    """X . r_n scale - |r_n|^2 half: (B, N)."""
+    scale, half = row.kernel(tau)
     return (flat(x) @ array_namespace(x).matrix_transpose(refs)) * scale - refs_sq[None, :] * half
 
 
-def squared_distances(x0: Array, refs: Array, refs_sq: Array, axes: Array | None = None) -> Array:
-    """||x0 - r_n||^2 by one matrix product: (B, N), at least 0; with ``axes`` the gate's, as ``refs_sq``."""
+def squared_distances(x0: Array, refs: Array, refs_sq: Array) -> Array:
+    """||x0 - r_n||^2 by one matrix product: (B, N), at least 0."""
     xp = array_namespace(x0)
     rows = flat(x0)
-    seen = rows if axes is None else discounted(rows, axes)
-    cross = seen @ xp.matrix_transpose(refs)
-    own = xp.sum(seen * rows, axis=-1)
+    cross = rows @ xp.matrix_transpose(refs)
+    own = xp.sum(rows**2, axis=-1)
     return xp.maximum(own[:, None] + refs_sq[None, :] - 2.0 * cross, xp.zeros_like(cross))
 
 
@@ -158,20 +148,36 @@ def log_ratio(x: Array, bank: Bank, row: Row, tau: float = 1.0) -> tuple[Array, 
     return logmeanexp(unsafe) - logmeanexp(benign), unsafe, benign
 
 
-def kernels_at(x0: Array, bank: Bank, bandwidth: Any) -> tuple[Array, Array]:
-    """Log N(x0; r, h^2 I) of both banks, (B, N) and (B, M), up to a term of x0 alone; h the bandwidth."""
+def nearness(x0: Array, bank: Bank) -> tuple[Array, Array]:
+    """-||x0 - r||^2 / 2 of both banks, (B, N) and (B, M), up to a term of x0 alone."""
+    rows = flat(x0)
+    return _nearness(rows, bank.refs, bank.refs_sq), _nearness(rows, bank.benign, bank.benign_sq)
+
+
+def _nearness(rows: Array, refs: Array, refs_sq: Array) -> Array:
+    return rows @ array_namespace(rows).matrix_transpose(refs) - 0.5 * refs_sq[None, :]
+
+
+def by_measure(near: tuple[Array, Array], x0: Array, bank: Bank) -> tuple[Array, Array]:
+    """:func:`nearness` by the gate's :class:`Measure`: without the part along its axes."""
+    if bank.measure is None:
+        return near
+    axes, *both = bank.measure
+    xp = array_namespace(x0)
+    along = flat(x0) @ xp.matrix_transpose(axes)
+    unsafe, benign = (_nearness(along, rows, xp.sum(rows**2, axis=1)) for rows in both)
+    return near[0] - unsafe, near[1] - benign
+
+
+def as_kernels(near: tuple[Array, Array], bandwidth: Any) -> tuple[Array, Array]:
+    """Log N(x0; r, h^2 I) of both banks, up to a term of x0 alone; h the bandwidth."""
     scale = 1.0 / bandwidth**2
-    unsafe = _log_gaussians(x0, bank.refs, bank.refs_sq, scale, 0.5 * scale)
-    return unsafe, _log_gaussians(x0, bank.benign, bank.benign_sq, scale, 0.5 * scale)
+    return near[0] * scale, near[1] * scale
 
 
 def foreseen_kernels(x0: Array, bank: Bank, bandwidth: Any) -> tuple[Array, Array]:
-    """:func:`kernels_at` by the gate's :class:`Measure`: -||x0 - r||_A^2 / 2 h^2."""
-    if bank.measure is None:
-        return kernels_at(x0, bank, bandwidth)
-    axes, refs_sq, benign_sq = bank.measure
-    seen = bank._replace(refs_sq=refs_sq, benign_sq=benign_sq)
-    return kernels_at(discounted(flat(x0), axes), seen, bandwidth)
+    """The gate's :func:`as_kernels`, (B, N) and (B, M), at the picture that the model foresees."""
+    return as_kernels(by_measure(nearness(x0, bank), x0, bank), bandwidth)
 
 
 def foreseen_log_ratio(x0: Array, bank: Bank, bandwidth: Any) -> Array:
@@ -248,14 +254,16 @@ def ratio(
     """
     xp = array_namespace(x)
     asked = x0 if plain is None else plain
-    value = foreseen_log_ratio(asked, bank, bandwidth) - opens
+    near = nearness(asked, bank)
+    seen = as_kernels(by_measure(near, asked, bank), bandwidth)
+    value = logmeanexp(seen[0]) - logmeanexp(seen[1]) - opens
     still, *noisy = log_ratio(x, bank, row, tau)
     away = xp.clip(still - releases, -30.0, 30.0)
     strength = row.unsettled + (1 - row.unsettled) * (1 / (1 + xp.exp(-away)))
     acts = ((value > 0.0) | latched) & (strength >= W_MIN)
     weight = xp.where(acts, strength, xp.zeros_like(strength))
     certain = (value > sure)[:, None]
-    like = kernels_at(asked, bank, aim_bandwidth)
+    like = as_kernels(near, aim_bandwidth)
     unsafe, benign = (xp.where(certain, *pair) for pair in zip(noisy, like, strict=True))
     aimed = benign if bank.aims is None else benign + bank.aims
     safe = mean_of_refs(softmax(aimed), bank.benign, x0)

@@ -49,8 +49,8 @@ def make_bank(rng: np.random.Generator, count: int, ordinary: int) -> Bank:
 
 def inputs_of(bank: Bank) -> dict[str, Any]:
     """As the graph names them."""
-    lengths = {f"{side}_axes_sq": getattr(bank.measure, f"{side}_sq") for side in ("refs", "benign")}
-    return {**bank._asdict(), "axes": bank.measure.axes, **lengths}
+    axes, refs, benign = bank.measure
+    return {**bank._asdict(), "axes": axes, "refs_along": refs, "benign_along": benign}
 
 
 def call(mode: str, x: Any, x0: Any, row: Any, bank: Bank, latched: Any, z: Any, n: dict[str, float]) -> Any:
@@ -171,7 +171,7 @@ def test_a_step_by_regions_is_that_of_the_loop(sides: int) -> None:
 
 def test_the_bank_enters_by_one_product_each() -> None:
     """No temporary of size B N D: that is why the trace is our own."""
-    for mode, most in {"ratio": 10, "spell": 2}.items():
+    for mode, most in {"ratio": 9, "spell": 2}.items():
         graph = step_graph.build(mode, SHAPE).graph
         assert sum(node.op_type == "MatMul" for node in graph.node) == most
         assert not any(node.op_type in ("Expand", "Tile") for node in graph.node)

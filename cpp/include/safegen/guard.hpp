@@ -158,17 +158,17 @@ inline double product(const float* a, const float* b, std::size_t width) {
   return sums[0] + sums[1] + sums[2] + sums[3];
 }
 
-/// ||r||^2 - ||axes r||^2 of each row; without axes ||r||^2.
-inline std::vector<float> squares(const Rows& rows, const Rows& axes) {
+inline std::vector<float> squares(const Rows& rows) {
   std::vector<float> found;
-  for (std::size_t i = 0; i < rows.count; ++i) {
-    double sum = product(rows[i], rows[i], rows.width);
-    for (std::size_t k = 0; k < axes.count; ++k) {
-      const double along = product(rows[i], axes[k], rows.width);
-      sum -= along * along;
-    }
-    found.push_back(static_cast<float>(sum));
-  }
+  for (std::size_t i = 0; i < rows.count; ++i) found.push_back(static_cast<float>(product(rows[i], rows[i], rows.width)));
+  return found;
+}
+
+/// The product of each row with each axis, row by row.
+inline std::vector<float> products(const Rows& rows, const Rows& axes) {
+  std::vector<float> found;
+  for (std::size_t i = 0; i < rows.count; ++i)
+    for (std::size_t k = 0; k < axes.count; ++k) found.push_back(static_cast<float>(product(rows[i], axes[k], rows.width)));
   return found;
 }
 

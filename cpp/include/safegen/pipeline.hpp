@@ -219,9 +219,11 @@ class Pipeline {
     return settings;
   }
 
-  /// The step graph of a guard: by regions, where ratio's bundle holds some.
+  /// Regions a side that a guard judges one by one: ratio's, where its bundle holds some.
+  std::int64_t regions_of(const std::string& mode) const { return bundle_ && mode == "ratio" ? bundle_->regions : 1; }
+
   std::string step_name(const std::string& mode) const {
-    const std::int64_t regions = bundle_ && mode == "ratio" ? bundle_->regions : 1;
+    const std::int64_t regions = regions_of(mode);
     const std::string side = std::to_string(regions);
     return regions == 1 ? mode : mode + "-" + side + "x" + side;
   }
@@ -429,7 +431,8 @@ class Pipeline {
     state.emplace("x", host_tensor(shape, noise));
     state.emplace("sample", host_tensor({job.guided ? 2 * count : count, channels, height, width}, seen));
     state.emplace("x0_prev", host_tensor(shape, zeros));
-    state.emplace("latched", closed(job.guard.mode == "ratio" ? count * bundle_->regions * bundle_->regions : count));
+    const std::int64_t regions = regions_of(job.guard.mode);
+    state.emplace("latched", closed(count * regions * regions));
     const Ort::Value none = host_tensor(shape, zeros);
     const Tensors& bank = bank_of(job.guard, step);
     for (Picture& picture : pictures) picture.verdict.guard = job.guard.mode, picture.verdict.steps = steps;
@@ -490,27 +493,30 @@ class Pipeline {
     const auto add = [&](const std::string& name, const Shape& shape, const std::vector<float>& values) {
       if (step.inputs().count(name) != 0) bank.emplace(name, device_->resident(host_tensor(shape, values)));
     };
-    const auto rows_of = [&](const std::string& name, const Rows& rows, const Rows& axes) {
+    const auto rows_of = [&](const std::string& name, const Rows& rows) {
       const auto count = static_cast<std::int64_t>(rows.count);
       add(name, {count, static_cast<std::int64_t>(rows.width)}, rows.values);
-      add(name + "_sq", {count}, detail::squares(rows, Rows{}));
-      add(name + "_axes_sq", {count}, detail::squares(rows, axes));
+      add(name + "_sq", {count}, detail::squares(rows));
     };
     if (!bundle_) {  // only "off" comes here; its graph has the inputs all the same
       const auto [channels, height, width] = latent_shape();
       const auto size = static_cast<std::size_t>(channels * height * width);
       const Rows nothing{1, size, std::vector<float>(size, 0.0f)};
-      rows_of("refs", nothing, nothing);
-      rows_of("benign", nothing, nothing);
-      add("axes", {1, static_cast<std::int64_t>(size)}, nothing.values);
+      rows_of("refs", nothing);
+      rows_of("benign", nothing);
       add("aims", {1}, {0.0f});
       return bank;
     }
-    const Rows& axes = bundle_->axes;
     rows_of("refs", guard.unit_pixels ? detail::unit_pixels(bundle_->negation, static_cast<std::size_t>(bundle_->latent_shape[0]))
-                                      : bundle_->negation, axes);
-    rows_of("benign", bundle_->benign, axes);
-    add("axes", {static_cast<std::int64_t>(axes.count), static_cast<std::int64_t>(axes.width)}, axes.values);
+                                      : bundle_->negation);
+    rows_of("benign", bundle_->benign);
+    if (step.inputs().count("axes") != 0) {
+      const Rows& axes = bundle_->axes;
+      const auto count = static_cast<std::int64_t>(axes.count);
+      add("axes", {count, static_cast<std::int64_t>(axes.width)}, axes.values);
+      for (const auto& [name, rows] : {std::pair("refs_along", &bundle_->negation), {"benign_along", &bundle_->benign}})
+        add(name, {static_cast<std::int64_t>(rows->count), count}, detail::products(*rows, axes));
+    }
     std::vector<float> aims(bundle_->benign.count, -std::numeric_limits<float>::infinity());
     std::fill_n(aims.begin(), bundle_->target_count, 0.0f);
     add("aims", {static_cast<std::int64_t>(aims.size())}, aims);
