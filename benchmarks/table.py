@@ -273,6 +273,7 @@ STAGES = {
 OTHERS = {
     "high dimension": high_dimension,
     "scenarios": scenarios,
+    "tiled": scenes,
     "scenes": scenes,
     "copies": copies,
 }

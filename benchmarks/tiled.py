@@ -3,7 +3,7 @@
 Each number of a garment's latents (4x8x8) is repeated k x k times, and the garments are laid side by side:
 one that fills the picture (k = 8), or four (k = 4). The embedded model is then an exact model of such
 pictures, see :class:`Tiled`; what the guard sees is 16384 numbers with noise in all of them. Sneakers are
-negated; guards, banks and rates as in scenes.py. Writes benchmarks/tiled.json and pictures.
+negated; guards, banks and rates as in scenes.py. Writes benchmarks/tiled.json and a picture of each kind.
 """
 
 import argparse
