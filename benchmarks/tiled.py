@@ -43,11 +43,13 @@ class Tiled(Engine):
     Of x = alpha x0 + sigma n the mean over each k x k latents is all that tells of x0, and its noise is
     sigma / k. So where the noise levels are k times the embedded model's (larger pictures are trained so:
     arXiv 2301.11093), that model at the same timestep gives each garment's part of E[x0 | x].
+
+    With ``shift`` all lies so many latents further right and down, and comes in again on the other side.
     """
 
-    def __init__(self, sides: int) -> None:
+    def __init__(self, sides: int, shift: int) -> None:
         small = Engine.open(EMBEDDED)
-        self.sides, self.repeats = sides, SIZE[0] // (GARMENT * sides)
+        self.sides, self.repeats, self.shift = sides, SIZE[0] // (GARMENT * sides), shift
         self._small = small.schedule.alphas_cumprod
         kept = 1 / (1 + self.repeats**2 * (1 - self._small) / self._small)
         betas = 1 - kept / np.concatenate([[1.0], kept[:-1]])
@@ -67,28 +69,32 @@ class Tiled(Engine):
         of_garments = {name: v.reshape(len(x) * self.sides**2, -1, v.shape[-1]) for name, v in given.items()}
         alpha, sigma = np.sqrt([self._small[int(timestep)], 1 - self._small[int(timestep)]])
         share = alpha / np.sqrt(self.schedule.alphas_cumprod[int(timestep)])
-        z = (share * self._shrink(cut(x, self.sides))).astype(np.float32)
+        z = (share * self._garments(x)).astype(np.float32)
         v = super().predict(z, timestep, of_garments)
-        return join(self._enlarge((alpha * z - sigma * v).astype(np.float32)), self.sides)
+        return self._laid((alpha * z - sigma * v).astype(np.float32), self.sides)
 
     def decode(self, latents: Array) -> NDArray[np.uint8]:
         """RGB (B, 32 s, 32 s, 3): every garment at its own size."""
-        pictures = super().decode(self._shrink(cut(latents, self.sides)))
+        pictures = super().decode(self._garments(latents))
         return join(pictures.transpose(0, 3, 1, 2), self.sides).transpose(0, 2, 3, 1)
 
     def encode_images(self, pixels: NDArray[np.uint8]) -> Array:
-        """The inverse of :meth:`decode`; garments of 32x32 alone become (B, 4, 8 k, 8 k)."""
+        """The inverse of :meth:`decode`; garments of 32x32 alone become (B, 4, 8 k, 8 k), not shifted."""
         sides = pixels.shape[1] // GARMENT
         garments = cut(pixels.transpose(0, 3, 1, 2), sides).transpose(0, 2, 3, 1)
-        return join(self._enlarge(super().encode_images(garments)), sides)
+        return self._laid(super().encode_images(garments), sides)
 
-    def _enlarge(self, z: Array) -> Array:
-        return z.repeat(self.repeats, axis=2).repeat(self.repeats, axis=3)
+    def _laid(self, z: Array, sides: int) -> Array:
+        """Garments (B M, 4, 8, 8) enlarged and laid side by side."""
+        x = join(z.repeat(self.repeats, axis=2).repeat(self.repeats, axis=3), sides)
+        return np.roll(x, (self.shift, self.shift), (2, 3)) if sides == self.sides else x
 
-    def _shrink(self, x: Array) -> Array:
-        b, c, h, w = x.shape
+    def _garments(self, x: Array) -> Array:
+        """The inverse of :meth:`_laid`: means over k x k."""
+        garments = cut(np.roll(x, (-self.shift, -self.shift), (2, 3)), self.sides)
+        count, channels, height, width = garments.shape
         k = self.repeats
-        return x.reshape(b, c, h // k, k, w // k, k).mean(axis=(3, 5))
+        return garments.reshape(count, channels, height // k, k, width // k, k).mean(axis=(3, 5))
 
 
 class Asked(NamedTuple):
@@ -165,13 +171,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="*", default=[20, 8, 4])
     parser.add_argument("--batch", type=int, default=33)
     parser.add_argument("--bank", type=int, default=BANK)
+    parser.add_argument("--shift", type=int, default=0, help="latents; 16 is half a garment of a scene")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     judge, test = Judge(), fashion.load("t10k")
     real = judge(test[0][test[1] != SNEAKER.label])[1]
     table = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for kind in args.kinds:
-        engine, rng = Tiled(SIDES[kind]), np.random.default_rng(0)
+        engine, rng = Tiled(SIDES[kind], args.shift), np.random.default_rng(0)
         gates = make_gates(engine, kind, args.bank, rng)
         asked = [ask(args.count, engine.sides, rng, negated=negated) for negated in (True, False)]
         sheet: list[Any] = []
