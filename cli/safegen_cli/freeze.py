@@ -38,6 +38,7 @@ def freeze(
     from safegen.pipeline import EMBEDDED
     from safegen_engines.freeze import find_images
     from safegen_engines.freeze import freeze as freeze_images
+    from safegen_engines.gate_rate import ENOUGH
 
     settings: Settings | None = parse_guard(guard)
     if isinstance(settings, Ratio):
@@ -74,6 +75,9 @@ def freeze(
     rate = frozen.gate.rate
     say(f"  the gate may open on {100 * rate:g} % of ordinary pictures; as they are, {frozen.gate.caught:.0%} of the"
         " negation images open it (a prompt that asks for them makes them plainer)")  # fmt: skip
+    if frozen.gate.caught < ENOUGH:
+        say("  warning: that is few. Unless no two of the images have much in common, what they show will often"
+            " be drawn; give more of them, or such on which it lies in the same place.")  # fmt: skip
     if frozen.judged + 1 < 1 / rate:
         what = "prompts" if prompts else "pictures"
         say(f"  warning: {frozen.judged} {what} cannot tell a rate of {rate:g};"

@@ -138,9 +138,11 @@ def test_freeze_inspect_and_contact_sheet(tmp_path: Path, picture_folder: Path) 
 
 
 def test_freeze_warns_when_the_rate_cannot_be_told(tmp_path: Path, picture_folder: Path) -> None:
+    """And when its gate will stay shut: both sides show the same."""
     never = (picture_folder, "--benign", picture_folder, "-o", "x.negation")
     done = run("freeze", *never, "--false-positive-rate", "0.005", cwd=tmp_path)
     assert "4 pictures cannot tell a rate of 0.005" in done.stderr
+    assert "what they show will often be drawn" in done.stderr
 
 
 @pytest.mark.slow
