@@ -19,7 +19,7 @@ import fashion
 from prompts import GARMENTS, all_prompts
 from safegen.manifest import File, read_manifest, write_manifest
 from safegen.seal import ZEROS, file_sha256
-from safegen_engines import step_graph
+from safegen_engines import fingerprint, step_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "runtime" / "safegen" / "models"
@@ -57,6 +57,9 @@ def renew_step_graphs(engine: Path) -> None:
     shape = (space.channels, defaults.height // space.downscale, defaults.width // space.downscale)
     renewed = step_graph.write(engine, manifest.guards, shape).values()
     files = {f.name: File(file_sha256(f), f.stat().st_size) for f in renewed}
+    if parts := manifest.parts:
+        parts = parts | {"guard graph": step_graph.digest()}
+        manifest = msgspec.structs.replace(manifest, parts=parts, fingerprint=fingerprint.fingerprint(parts))
     write_manifest(engine, msgspec.structs.replace(manifest, digest=ZEROS, files=manifest.files | files))
 
 
