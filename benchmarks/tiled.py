@@ -179,6 +179,7 @@ def main() -> None:
     table = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for kind in args.kinds:
         engine, rng = Tiled(SIDES[kind], args.shift), np.random.default_rng(0)
+        called = f"{kind}, moved by {args.shift}" if args.shift else kind
         gates = make_gates(engine, kind, args.bank, rng)
         asked = [ask(args.count, engine.sides, rng, negated=negated) for negated in (True, False)]
         sheet: list[Any] = []
@@ -190,13 +191,13 @@ def main() -> None:
                 ]
                 row = measured(judge, kind, drawn, asked, real)
                 row |= {"rate": gate.rate, "caught": gate.caught} if gate else {}
-                table.setdefault(kind, {}).setdefault(str(steps), {})[name] = row
+                table.setdefault(called, {}).setdefault(str(steps), {})[name] = row
                 print(kind, steps, name, json.dumps(row), flush=True)
                 if steps == args.steps[0]:
                     sheet.append(np.concatenate([*drawn[0][0][:6], *drawn[1][0][:4]], axis=1))
                 with replacing(args.out) as scratch:
                     scratch.write_text(json.dumps(table, indent=1) + "\n")
-        Image.fromarray(np.concatenate(sheet)).save(args.out.with_name(f"tiled-{kind}.png"))
+        Image.fromarray(np.concatenate(sheet)).save(args.out.with_name(f"tiled-{called}.png"))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from PIL import Image
 
 import fashion
 from prompts import GARMENTS, all_prompts
+from safegen.engine import Engine
 from safegen.manifest import File, read_manifest, write_manifest
 from safegen.seal import ZEROS, file_sha256
 from safegen_engines import fingerprint, step_graph
@@ -53,8 +54,7 @@ def ordinary(model: str, negated: int, work: Path) -> list[object]:
 def renew_step_graphs(engine: Path) -> None:
     """Write the step graphs again, after a guard's arithmetic changed; all else stays as it is."""
     manifest = read_manifest(engine)
-    space, defaults = manifest.latent_space, manifest.defaults
-    shape = (space.channels, defaults.height // space.downscale, defaults.width // space.downscale)
+    shape = Engine.open(engine).latent_shape(manifest.defaults.width, manifest.defaults.height)
     renewed = step_graph.write(engine, manifest.guards, shape).values()
     files = {f.name: File(file_sha256(f), f.stat().st_size) for f in renewed}
     if parts := manifest.parts:

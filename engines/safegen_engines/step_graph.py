@@ -8,7 +8,6 @@ inputs: a new bundle needs no new graph.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,8 +117,9 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: int = 1) -> on
     Inputs: ``x``, ``x0_prev``, ``out_uncond``, ``out_cond``, ``z_guard``, ``z_step`` (B, C, H, W);
     ``latched`` (B,) bool; ``refs`` (N, D), ``refs_sq`` (N,), ``benign`` (M, D), ``benign_sq`` (M,)
     (``official``: unit pixels in ``refs``); ``aims`` (M,); ``row`` (:func:`names`,). ``ratio`` alone has
-    ``axes`` (K, D), ``refs_along`` (N, K) and ``benign_along`` (M, K), of its gate's measure, and may have r
-    regions a side: D is then C H W / r r and ``latched`` (B r r,).
+    its gate's measure, ``axes`` (K, D), ``refs_along`` (N, K), ``refs_along_sq`` (N,), ``benign_along``
+    (M, K), ``benign_along_sq`` (M,), and may have r regions a side: D is then C H W / r r and ``latched``
+    (B r r,).
     Outputs: ``x_next``, ``x0``, ``sample`` (x_next scaled for the model), ``sample_twice`` (2B, C, H, W) for
     a guided model in one batch, ``latched_next``, and ``value``, ``weight``, ``nearest`` (B,), as
     :class:`safegen.guard.Evidence`.
@@ -135,8 +135,11 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: int = 1) -> on
     refs, refs_sq = graph.argument("refs", ("N", size)), graph.argument("refs_sq", ("N",))
     benign, benign_sq = graph.argument("benign", ("M", size)), graph.argument("benign_sq", ("M",))
     aims = graph.argument("aims", ("M",))
-    shapes = {"axes": ("K", size), "refs_along": ("N", "K"), "benign_along": ("M", "K")}
-    measure = Measure(*itertools.starmap(graph.argument, shapes.items())) if mode == "ratio" else None
+    measure = None
+    if mode == "ratio":
+        unsafe = graph.argument("refs_along", ("N", "K")), graph.argument("refs_along_sq", ("N",))
+        safe = graph.argument("benign_along", ("M", "K")), graph.argument("benign_along_sq", ("M",))
+        measure = Measure(graph.argument("axes", ("K", size)), *unsafe, *safe)
     bank = Bank(refs, refs_sq, benign, benign_sq, aims, measure)
     vector = graph.argument("row", (len(entries),))
     number = {name: vector[i] for i, name in enumerate(entries)}

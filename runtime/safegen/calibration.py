@@ -126,29 +126,27 @@ def bandwidth_of(bank: Bank) -> float:
     A few images with little in common would get kernels that take in what is ordinary: neighbours of the
     benign bank set a limit.
     """
-    _, *along = bank.measure or (None, None, None)
-    sides = (bank.refs, bank.refs_sq), (bank.benign, bank.benign_sq)
-    own, limit = (
-        neighbours(*side, 1, 1, np.median, power=2, along=part)
-        for side, part in zip(sides, along, strict=True)
-    )
+    along = bank.measure
+    own = neighbours(bank.refs, bank.refs_sq, 1, 1, np.median, power=2,
+                     along=along and (along.refs, along.refs_sq))  # fmt: skip
+    limit = neighbours(bank.benign, bank.benign_sq, 1, 1, np.median, power=2,
+                       along=along and (along.benign, along.benign_sq))  # fmt: skip
     return max(math.sqrt(BANDWIDTH_SHARE * min(own, WIDEST**2 * limit)), 1e-3)
 
 
 def neighbours(
     refs: Any, refs_sq: Any, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1,
-    along: Any = None,
+    along: tuple[Any, Any] | None = None,
 ) -> float:  # fmt: skip
     """Summary of d^power between references and their neighbours first..last, over up to 512 of them.
 
-    ``along``, (N, K), is that of a :class:`safegen.guard.Measure` where d is the gate's.
+    ``along``, (N, K) and squared norms, are of a :class:`safegen.guard.Measure` where d is the gate's.
     """
     count = refs.shape[0]
     stride, last = max(1, count // 512), min(last, count - 1)
     squared = to_host(squared_distances(refs[::stride, ...], refs, refs_sq))
     if along is not None:
-        less = to_host(squared_distances(along[::stride, ...], along, (along**2).sum(axis=1)))
-        squared = np.maximum(squared - less, 0)
+        squared = np.maximum(squared - to_host(squared_distances(along[0][::stride, ...], *along)), 0)
     nearest = np.sort(squared, axis=1)[:, min(first, last) : last + 1]
     return max(float(summary(nearest ** (power / 2))), 1e-6)
 

@@ -33,8 +33,12 @@ class Measure(NamedTuple):
     """A, (K, D) float32."""
     refs: Array
     """(N, K) A r_n."""
+    refs_sq: Array
+    """(N,) their squared norms."""
     benign: Array
     """(M, K) A s_m."""
+    benign_sq: Array
+    """(M,) their squared norms."""
 
 
 class Bank(NamedTuple):
@@ -91,8 +95,9 @@ def make_bank(refs: Array, benign: Array, targets: int | None = None, axes: Arra
     if axes is None:
         return Bank(rows, sums[0], ordinary, sums[1], aims)
     axes = xp.astype(axes, xp.float32)
-    along = (x @ xp.matrix_transpose(axes) for x in (rows, ordinary))
-    return Bank(rows, sums[0], ordinary, sums[1], aims, Measure(axes, *along))
+    unsafe, safe = (x @ xp.matrix_transpose(axes) for x in (rows, ordinary))
+    measure = Measure(axes, unsafe, xp.sum(unsafe**2, axis=1), safe, xp.sum(safe**2, axis=1))
+    return Bank(rows, sums[0], ordinary, sums[1], aims, measure)
 
 
 def flat(x: Array) -> Array:
@@ -148,25 +153,19 @@ def log_ratio(x: Array, bank: Bank, row: Row, tau: float = 1.0) -> tuple[Array, 
     return logmeanexp(unsafe) - logmeanexp(benign), unsafe, benign
 
 
-def nearness(x0: Array, bank: Bank) -> tuple[Array, Array]:
-    """-||x0 - r||^2 / 2 of both banks, (B, N) and (B, M), up to a term of x0 alone."""
-    rows = flat(x0)
-    return _nearness(rows, bank.refs, bank.refs_sq), _nearness(rows, bank.benign, bank.benign_sq)
+def nearness(rows: Array, bank: Bank | Measure) -> tuple[Array, Array]:
+    """-||x - r||^2 / 2 of rows x and both banks, (B, N) and (B, M), up to a term of x alone."""
+    xp = array_namespace(rows)
+    unsafe = rows @ xp.matrix_transpose(bank.refs) - 0.5 * bank.refs_sq[None, :]
+    return unsafe, rows @ xp.matrix_transpose(bank.benign) - 0.5 * bank.benign_sq[None, :]
 
 
-def _nearness(rows: Array, refs: Array, refs_sq: Array) -> Array:
-    return rows @ array_namespace(rows).matrix_transpose(refs) - 0.5 * refs_sq[None, :]
-
-
-def by_measure(near: tuple[Array, Array], x0: Array, bank: Bank) -> tuple[Array, Array]:
+def by_measure(near: tuple[Array, Array], rows: Array, measure: Measure | None) -> tuple[Array, Array]:
     """:func:`nearness` by the gate's :class:`Measure`: without the part along its axes."""
-    if bank.measure is None:
+    if measure is None:
         return near
-    axes, *both = bank.measure
-    xp = array_namespace(x0)
-    along = flat(x0) @ xp.matrix_transpose(axes)
-    unsafe, benign = (_nearness(along, rows, xp.sum(rows**2, axis=1)) for rows in both)
-    return near[0] - unsafe, near[1] - benign
+    along = nearness(rows @ array_namespace(rows).matrix_transpose(measure.axes), measure)
+    return near[0] - along[0], near[1] - along[1]
 
 
 def as_kernels(near: tuple[Array, Array], bandwidth: Any) -> tuple[Array, Array]:
@@ -177,7 +176,8 @@ def as_kernels(near: tuple[Array, Array], bandwidth: Any) -> tuple[Array, Array]
 
 def foreseen_kernels(x0: Array, bank: Bank, bandwidth: Any) -> tuple[Array, Array]:
     """The gate's :func:`as_kernels`, (B, N) and (B, M), at the picture that the model foresees."""
-    return as_kernels(by_measure(nearness(x0, bank), x0, bank), bandwidth)
+    rows = flat(x0)
+    return as_kernels(by_measure(nearness(rows, bank), rows, bank.measure), bandwidth)
 
 
 def foreseen_log_ratio(x0: Array, bank: Bank, bandwidth: Any) -> Array:
@@ -253,9 +253,9 @@ def ratio(
             hides what was asked for from the gate, and need not keep it from being drawn.
     """
     xp = array_namespace(x)
-    asked = x0 if plain is None else plain
+    asked = flat(x0 if plain is None else plain)
     near = nearness(asked, bank)
-    seen = as_kernels(by_measure(near, asked, bank), bandwidth)
+    seen = as_kernels(by_measure(near, asked, bank.measure), bandwidth)
     value = logmeanexp(seen[0]) - logmeanexp(seen[1]) - opens
     still, *noisy = log_ratio(x, bank, row, tau)
     away = xp.clip(still - releases, -30.0, 30.0)

@@ -49,8 +49,9 @@ def make_bank(rng: np.random.Generator, count: int, ordinary: int) -> Bank:
 
 def inputs_of(bank: Bank) -> dict[str, Any]:
     """As the graph names them."""
-    axes, refs, benign = bank.measure
-    return {**bank._asdict(), "axes": axes, "refs_along": refs, "benign_along": benign}
+    axes, *rows = bank.measure
+    names = ("refs_along", "refs_along_sq", "benign_along", "benign_along_sq")
+    return {**bank._asdict(), "axes": axes, **dict(zip(names, rows, strict=True))}
 
 
 def call(mode: str, x: Any, x0: Any, row: Any, bank: Bank, latched: Any, z: Any, n: dict[str, float]) -> Any:

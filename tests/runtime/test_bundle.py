@@ -101,8 +101,10 @@ def test_the_gate_gets_the_axes_of_its_bundle(tmp_path: Path) -> None:
     bank = on(read_bundle(path).bank(), np)
     assert bank.measure is not None
     np.testing.assert_array_equal(bank.measure.axes, AXES)
-    for rows, along in ((bank.refs, bank.measure.refs), (bank.benign, bank.measure.benign)):
+    _, refs, refs_sq, benign, benign_sq = bank.measure
+    for rows, along, lengths in ((bank.refs, refs, refs_sq), (bank.benign, benign, benign_sq)):
         np.testing.assert_allclose(along, rows @ AXES.T.astype(np.float32), rtol=1e-5)
+        np.testing.assert_allclose(lengths, (along**2).sum(1), rtol=1e-5)
 
 
 def test_axes_of_another_width_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safegen import guard
+from safegen.calibration import neighbours
 from safegen.guard import Bank
 from safegen.solver import Row
 
@@ -116,6 +117,12 @@ def test_the_gate_counts_distances_less_along_its_axes() -> None:
 
     expected = [log_mean_exp(-squared(rows) / (2 * 4.0**2)) for rows in (plain.refs, plain.benign)]
     close(guard.foreseen_log_ratio(x0, bank, 4.0), expected[0] - expected[1])
+    gaps = plain.refs[:, None].astype(np.float64) - plain.refs[None]
+    apart = (gaps**2).sum(-1) - ((gaps @ axes.T.astype(np.float64)) ** 2).sum(-1)
+    along = bank.measure.refs, bank.measure.refs_sq
+    for summary in (np.min, np.median, np.max):
+        found = neighbours(bank.refs, bank.refs_sq, 1, len(apart), summary, power=2, along=along)
+        close(found, summary(np.maximum(np.sort(apart, axis=1)[:, 1:], 0)))
 
 
 @pytest.mark.parametrize("alpha", [0.6, 0.9])
@@ -402,8 +409,9 @@ def test_nothing_overflows_at_any_noise_or_scale(log_snr: float, scale: float, n
 def test_a_bank_of_515_at_4x64x64_needs_no_large_temporary() -> None:
     """On a box with little memory the guard must cost its bank and hardly more."""
     n, batch, shape = 515, 2, (2, 4, 64, 64)
-    bank = make_bank(n, n, d=4 * 64 * 64)
-    rng = np.random.default_rng(0)
+    plain, rng = make_bank(n, n, d=4 * 64 * 64), np.random.default_rng(0)
+    axes = rng.standard_normal((128, 4 * 64 * 64)) / 256
+    bank = guard.make_bank(*(rows.reshape(n, *shape[1:]) for rows in (plain.refs, plain.benign)), axes=axes)
     x, x0, z = (rng.standard_normal(shape).astype(np.float32) for _ in range(3))
     units, latents = units_of(bank), x.nbytes
     calls = {

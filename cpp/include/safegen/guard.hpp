@@ -164,11 +164,11 @@ inline std::vector<float> squares(const Rows& rows) {
   return found;
 }
 
-/// The product of each row with each axis, row by row.
-inline std::vector<float> products(const Rows& rows, const Rows& axes) {
-  std::vector<float> found;
+/// The product of each row with each axis.
+inline Rows along(const Rows& rows, const Rows& axes) {
+  Rows found{rows.count, axes.count, {}};
   for (std::size_t i = 0; i < rows.count; ++i)
-    for (std::size_t k = 0; k < axes.count; ++k) found.push_back(static_cast<float>(product(rows[i], axes[k], rows.width)));
+    for (std::size_t k = 0; k < axes.count; ++k) found.values.push_back(static_cast<float>(product(rows[i], axes[k], rows.width)));
   return found;
 }
 

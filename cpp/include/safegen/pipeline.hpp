@@ -512,10 +512,9 @@ class Pipeline {
     rows_of("benign", bundle_->benign);
     if (step.inputs().count("axes") != 0) {
       const Rows& axes = bundle_->axes;
-      const auto count = static_cast<std::int64_t>(axes.count);
-      add("axes", {count, static_cast<std::int64_t>(axes.width)}, axes.values);
-      for (const auto& [name, rows] : {std::pair("refs_along", &bundle_->negation), {"benign_along", &bundle_->benign}})
-        add(name, {static_cast<std::int64_t>(rows->count), count}, detail::products(*rows, axes));
+      add("axes", {static_cast<std::int64_t>(axes.count), static_cast<std::int64_t>(axes.width)}, axes.values);
+      rows_of("refs_along", detail::along(bundle_->negation, axes));
+      rows_of("benign_along", detail::along(bundle_->benign, axes));
     }
     std::vector<float> aims(bundle_->benign.count, -std::numeric_limits<float>::infinity());
     std::fill_n(aims.begin(), bundle_->target_count, 0.0f);
