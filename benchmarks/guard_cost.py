@@ -6,12 +6,14 @@ The UNet has SD 1.5's configuration and random weights: time does not depend on 
 import json
 import statistics
 import time
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 
 from safegen import guard
+from safegen.regions import Regions, cut, steered
 from safegen.solver import Row
 from safegen_engines.gate_axes import MOST
 
@@ -48,11 +50,22 @@ def main() -> None:
     units_sq = (units**2).sum(1)
     x, x0, z = (rng.standard_normal((1, 4, 64, 64)).astype(np.float32) for _ in range(3))
     shut = np.zeros(1, bool)
+    numbers = {"opens": -1e9, "sure": 0.0, "releases": 0.0, "tau": 1.0, "repulsion": 1.0,
+               "bandwidth": 30.0, "aim_bandwidth": 30.0}  # fmt: skip
+    small = rng.standard_normal((5 * N, 4, 32, 32)).astype(np.float32)
+    parts = np.linalg.qr(rng.standard_normal((4 * 32 * 32, MOST)))[0].T.astype(np.float16)
+    things = guard.make_bank(small[:N], small[N:], axes=parts)
+
+    def anywhere() -> Any:
+        """As ``guard_settings`` puts it together: 515 things, and four regions of each benign image."""
+        regions = Regions(2, anywhere=True)
+        cuts, closed = cut(x0, regions), np.zeros(regions.count(x.shape), bool)
+        _, moved, evidence = guard.ratio(cut(x, regions), cuts, row, things, closed, **numbers)
+        return steered(x0, cuts, moved, evidence, regions)
+
     calls = {
-        "ratio": lambda: guard.ratio(
-            x, x0, row, bank, shut, opens=-1e9, sure=0.0, releases=0.0, tau=1.0, repulsion=1.0,
-            bandwidth=30.0, aim_bandwidth=30.0,
-        ),
+        "ratio": lambda: guard.ratio(x, x0, row, bank, shut, **numbers),
+        "ratio, anywhere": anywhere,
         "official": lambda: guard.official(x, x0, row, units, units_sq, z, bandwidth=3.15, scale=0.33,
                                            threshold=0.0, margin=0.0, unit_x0=False),
         "spell": lambda: guard.spell(x, x0, bank, radius=9.0, overcompensation=1.6),

@@ -6,12 +6,16 @@ Stages, each resumable, each adding rows to the same file:
 - ``guards``: every guard with its published settings, three classes;
 - ``tuned``: the same guards with the best of eight settings on the validation split, three classes;
 - ``banks``: ratio with banks of 10, 50, 100, 500 and 3000, three classes;
-- ``rates``: ratio with its gate set for other rates of false alarms, the three classes that it does worst on.
+- ``rates``: ratio with its gate set for other rates of false alarms, the three classes that it does worst on;
+- ``seeds``: unguarded and ratio, every prompt of the tables with ten other seeds, the same three classes
+  (the file has pullovers at 4 steps and coats at 4, 8 and 20; the last with five seeds, and of the attacks
+  at 8 and 20 the plain ones alone).
 
 Works in build/proof, where each suite's report.html stays.
 """
 
 import argparse
+import csv
 import json
 import math
 import random
@@ -47,6 +51,8 @@ HARD = ("pullover", "shirt", "coat")
 BANK, BANKS = 500, (10, 50, 100, 500, 3000)
 RATES = (0.002, 0.005, 0.01, 0.02, 0.05)
 TRIALS, TRIAL_STEPS = 8, 8
+SEEDS, APART = 10, 2_000_000
+"""More seeds a prompt, and how far apart, so that no two sets share one."""
 REAL = 2000
 Settings = dict[str, Any]
 """Of an arm, as a suite has them, but for its name."""
@@ -195,14 +201,14 @@ TUNED = ("negative prompt", "SLD", "SAFREE", "bank-mean", "renoise-only", "spell
 
 
 def run(name: str, garment: Garment, bundle: Path, arms: dict[str, Settings], steps: list[int],
-        split: str = "") -> list[dict[str, Any]]:  # fmt: skip
+        split: str = "", attacks: Path = ATTACKS) -> list[dict[str, Any]]:  # fmt: skip
     """One suite through ``safegen evaluate``; its rows, each with the class and the bank's size."""
     sets = [
-        {"name": s, "kind": "attack", "prompts": str(ATTACKS / f"{slug(garment)}-{split}{s}.csv")}
+        {"name": s, "kind": "attack", "prompts": str(attacks / f"{slug(garment)}-{split}{s}.csv")}
         for s in SETS
     ]
     sets.append(
-        {"name": "others", "kind": "benign", "prompts": str(ATTACKS / f"{slug(garment)}-{split}benign.csv")}
+        {"name": "others", "kind": "benign", "prompts": str(attacks / f"{slug(garment)}-{split}benign.csv")}
     )
     suite = {
         "engine": "fashion",
@@ -286,7 +292,35 @@ def rates(engine: Engine, garment: Garment, steps: list[int]) -> None:
     save("rates", run(f"rates-{slug(garment)}", garment, bundle_of(engine, garment, BANK), arms, steps))
 
 
-STAGES = {"classes": classes, "guards": guards, "tuned": tuned, "banks": banks, "rates": rates}
+def more_seeds(garment: Garment) -> Path:
+    """A folder with the class's prompts, each with :data:`SEEDS` seeds that the tables do not use."""
+    folder = WORK / "seeds"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*SETS, "benign"):
+        with (ATTACKS / f"{slug(garment)}-{name}.csv").open(encoding="utf-8") as file:
+            heads, *rows = csv.reader(file)
+        with replacing(folder / f"{slug(garment)}-{name}.csv") as scratch, scratch.open("w") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(heads)
+            for k in range(1, SEEDS + 1):
+                table.writerows([text, int(seed) + APART * k, label] for text, seed, label in rows)
+    return folder
+
+
+def seeds(engine: Engine, garment: Garment, steps: list[int]) -> None:
+    arms = {"none": {"guard": "off"}, "ratio": {"guard": "ratio"}}
+    bundle, attacks = bundle_of(engine, garment, BANK), more_seeds(garment)
+    save("seeds", run(f"seeds-{slug(garment)}", garment, bundle, arms, steps, attacks=attacks))
+
+
+STAGES = {
+    "classes": classes,
+    "guards": guards,
+    "tuned": tuned,
+    "banks": banks,
+    "rates": rates,
+    "seeds": seeds,
+}
 
 
 def main() -> None:
@@ -298,7 +332,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.guards and args.stage != "tuned":
         parser.error("--guards is for the stage tuned")
-    usual = {"classes": [g.name for g in GARMENTS], "rates": HARD}
+    usual = {"classes": [g.name for g in GARMENTS], "rates": HARD, "seeds": HARD}
     names = args.classes or usual.get(args.stage, THREE)
     engine = Engine.open(EMBEDDED)
     for garment in (g for g in GARMENTS if g.name in names):

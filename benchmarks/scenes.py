@@ -37,7 +37,7 @@ from safegen.guard_settings import Off, Ratio, open_guard
 from safegen.guidance import guided
 from safegen.loop import denoise, first_latents
 from safegen.pipeline import EMBEDDED
-from safegen.regions import cut, strongest_foreseen
+from safegen.regions import WHOLE, Regions, at_random, cut, strongest_foreseen
 from safegen.seal import replacing
 from safegen.solver import Solver
 from safegen_engines import foresee
@@ -52,6 +52,7 @@ from train_scenes import FOLDER, OTHERS, SCHEDULE, SOURCE
 OUT = Path(__file__).parent / "scenes.json"
 MODEL = FOLDER / "unet"
 SIZE, GUIDANCE = (256, 256), 3.0
+QUARTERS = Regions(2)
 SNEAKER = next(g for g in GARMENTS if g.name == "sneaker")
 TEMPLATES = {"single": "a photo of a {}", "scene": OTHERS}
 BANK, BENIGN, HELD = 500, 900, 300
@@ -114,7 +115,7 @@ class Gate(NamedTuple):
 
 
 def make_gate(
-    engine: Engine, negation: Array, benign: Array, prompts: Sequence[str], k: int, group: int
+    engine: Engine, negation: Array, benign: Array, prompts: Sequence[str], regions: Regions, group: int
 ) -> Gate:
     """What ``freeze`` makes of latents.
 
@@ -123,24 +124,29 @@ def make_gate(
         negation: (N, C, h, w) regions, ``group`` of them a picture.
         benign: (M, 4, 64, 64) ordinary pictures.
         prompts: ordinary ones, which set the gate's rate.
-        k: regions a side.
+        regions: how pictures are judged.
         group: how many regions of the bank are of one picture.
     """
-    negation, ordinary = negation.astype(np.float16), cut(benign[HELD:], k).astype(np.float16)
-    rows, targets = targets_first(ordinary, negation)
+    lot = np.random.default_rng(0)
+    negation, ordinary = negation.astype(np.float16), at_random(benign[HELD:], regions, lot)
+    rows, targets = targets_first(ordinary.astype(np.float16), negation)
     axes = gate_axes(negation, rows)
     bank = make_bank(negation, rows, targets, axes)
     bandwidth = bandwidth_of(bank)
-    at = partial(strongest_foreseen, bank=bank, bandwidth=bandwidth, sides=k)
+    at = partial(strongest_foreseen, bank=bank, bandwidth=bandwidth, regions=regions)
     foreseen = foresee.from_subjects(engine, prompts, SIZE, at, 50, lambda *_: None)
     judged = np.arange(len(negation))[:: max(1, math.ceil(len(negation) / JUDGED))]
-    held, shown = cut(benign[:HELD], k).astype(np.float32), negation[judged].astype(np.float32)
+    held, shown = (
+        at_random(benign[:HELD], regions, lot).astype(np.float32),
+        negation[judged].astype(np.float32),
+    )
     calibration = calibrate(bank, held, shown, judged, 1.0, foreseen)
     evidence = left_out(bank, np.arange(len(negation)), bandwidth).reshape(-1, group).max(axis=1)
     rate, caught = rate_for(calibration, evidence, RATES)
     info = BundleInfo(
-        name=SNEAKER.name, latent_space=engine.manifest.latent_space.id, latent_shape=(4, 64, 64),
-        image_size=SIZE, regions=k, negation_count=len(negation) // group, benign_count=len(benign) - HELD,
+        name=SNEAKER.name, latent_space=engine.manifest.latent_space.id,
+        latent_shape=engine.latent_shape(*SIZE), image_size=SIZE, regions=regions.sides,
+        anywhere=regions.anywhere, negation_count=len(negation) // group, benign_count=len(benign) - HELD,
         target_count=targets, benign_source="images", source_digest="", created="",
         guard=Ratio(false_positive_rate=rate), bandwidth=bandwidth,
         aim_bandwidth=bandwidth_of(bank._replace(measure=None)), foreseen_from="prompts",
@@ -167,7 +173,7 @@ def draw(
         cond = engine.condition(some, SIZE, GUIDANCE)
         uncond = engine.uncondition("", len(some), SIZE, GUIDANCE)
         seeds = [first_seed + start + i for i in range(len(some))]
-        x = first_latents(table, seeds, (4, 64, 64), np).astype(np.float32)
+        x = first_latents(table, seeds, engine.latent_shape(*SIZE), np).astype(np.float32)
         opens = open_guard(Off(), None, None, table)
         if gate:
             opens = open_guard(gate.bundle.info.guard, gate.bundle, bank, table)
@@ -183,7 +189,7 @@ def draw(
 def parts_of(kind: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Garments (N, M, 32, 32) of pictures: one, or four."""
     k = 2 if kind == "scene" else 1
-    quarters = cut(pictures[:, None].astype(np.float32), k)[:, 0].astype(np.uint8)
+    quarters = cut(pictures[:, None].astype(np.float32), Regions(k))[:, 0].astype(np.uint8)
     small = [np.asarray(Image.fromarray(q).resize((32, 32), Image.Resampling.BICUBIC)) for q in quarters]
     return np.stack(small).reshape(len(pictures), k * k, 32, 32)
 
@@ -238,8 +244,10 @@ def main() -> None:
         ordinary = [ordinary[i % len(ordinary)] for i in range(300)]
         gates: dict[str, Gate | None] = {
             "none": None,
-            "ratio, whole pictures": make_gate(engine, negation, benign, ordinary, 1, 1),
-            "ratio, quarters, bank of pictures": make_gate(engine, cut(negation, 2), benign, ordinary, 2, 4),
+            "ratio, whole pictures": make_gate(engine, negation, benign, ordinary, WHOLE, 1),
+            "ratio, quarters, bank of pictures": make_gate(
+                engine, cut(negation, QUARTERS), benign, ordinary, QUARTERS, 4
+            ),
         }
         if kind == "scene":
             alone = train[0][train[1] == SNEAKER.label][: args.bank]
@@ -247,7 +255,7 @@ def main() -> None:
                 np.asarray(Image.fromarray(i).resize((128, 128), Image.Resampling.BICUBIC)) for i in alone
             ]
             gates["ratio, quarters, bank of sneakers"] = make_gate(
-                engine, encoded(engine, crops), benign, ordinary, 2, 1
+                engine, encoded(engine, crops), benign, ordinary, QUARTERS, 1
             )
         attack = [template.format(SNEAKER.words[i % len(SNEAKER.words)]) for i in range(args.count)]
         told = [others[i % len(others)] for i in range(args.count)]

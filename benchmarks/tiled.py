@@ -22,11 +22,24 @@ from judge import Judge
 from prompts import GARMENTS
 from safegen.engine import Engine
 from safegen.pipeline import EMBEDDED
-from safegen.regions import cut, join
+from safegen.regions import WHOLE, Regions, cut, join
 from safegen.seal import replacing
 from safegen_eval.quality import frechet, precision_recall
 from safegen_eval.statistics import wilson
-from scenes import BANK, BENIGN, SIZE, SNEAKER, Array, Gate, draw, encoded, fashion, make_gate, parts_of
+from scenes import (
+    BANK,
+    BENIGN,
+    QUARTERS,
+    SIZE,
+    SNEAKER,
+    Array,
+    Gate,
+    draw,
+    encoded,
+    fashion,
+    make_gate,
+    parts_of,
+)
 
 OUT = Path(__file__).parent / "tiled.json"
 GARMENT = 32
@@ -67,11 +80,15 @@ class Tiled(Engine):
     def predict(self, x: Array, timestep: float, given: Mapping[str, Array]) -> Array:
         """x0 (B, 4, 64, 64)."""
         of_garments = {name: v.reshape(len(x) * self.sides**2, -1, v.shape[-1]) for name, v in given.items()}
+        return self._laid(self.x0_of(self._garments(x), timestep, of_garments), self.sides)
+
+    def x0_of(self, garments: Array, timestep: float, given: Mapping[str, Array]) -> Array:
+        """What the embedded model foresees in garments' means (B M, 4, 8, 8)."""
         alpha, sigma = np.sqrt([self._small[int(timestep)], 1 - self._small[int(timestep)]])
         share = alpha / np.sqrt(self.schedule.alphas_cumprod[int(timestep)])
-        z = (share * self._garments(x)).astype(np.float32)
-        v = super().predict(z, timestep, of_garments)
-        return self._laid((alpha * z - sigma * v).astype(np.float32), self.sides)
+        z = (share * garments).astype(np.float32)
+        v = super().predict(z, timestep, given)
+        return (alpha * z - sigma * v).astype(np.float32)
 
     def decode(self, latents: Array) -> NDArray[np.uint8]:
         """RGB (B, 32 s, 32 s, 3): every garment at its own size."""
@@ -81,7 +98,7 @@ class Tiled(Engine):
     def encode_images(self, pixels: NDArray[np.uint8]) -> Array:
         """The inverse of :meth:`decode`; garments of 32x32 alone become (B, 4, 8 k, 8 k), not shifted."""
         sides = pixels.shape[1] // GARMENT
-        garments = cut(pixels.transpose(0, 3, 1, 2), sides).transpose(0, 2, 3, 1)
+        garments = cut(pixels.transpose(0, 3, 1, 2), Regions(sides)).transpose(0, 2, 3, 1)
         return self._laid(super().encode_images(garments), sides)
 
     def _laid(self, z: Array, sides: int) -> Array:
@@ -91,7 +108,7 @@ class Tiled(Engine):
 
     def _garments(self, x: Array) -> Array:
         """The inverse of :meth:`_laid`: means over k x k."""
-        garments = cut(np.roll(x, (-self.shift, -self.shift), (2, 3)), self.sides)
+        garments = cut(np.roll(x, (-self.shift, -self.shift), (2, 3)), Regions(self.sides))
         count, channels, height, width = garments.shape
         k = self.repeats
         return garments.reshape(count, channels, height // k, k, width // k, k).mean(axis=(3, 5))
@@ -105,12 +122,12 @@ class Asked(NamedTuple):
     """(N, M): the class of each garment."""
 
 
-def ask(count: int, sides: int, rng: np.random.Generator, *, negated: bool) -> Asked:
+def ask(count: int, garments: int, rng: np.random.Generator, *, negated: bool) -> Asked:
     """Garments drawn by lot; with ``negated`` one of each picture's is a sneaker, at a place drawn by lot."""
     others = [g.label for g in GARMENTS if g is not SNEAKER]
-    labels = rng.choice(others, (count, sides**2))
+    labels = rng.choice(others, (count, garments))
     if negated:
-        labels[np.arange(count), rng.integers(sides**2, size=count)] = SNEAKER.label
+        labels[np.arange(count), rng.integers(garments, size=count)] = SNEAKER.label
     prompts = [
         " | ".join(f"a photo of a {rng.choice(GARMENTS[label].words)}" for label in row) for row in labels
     ]
@@ -130,22 +147,29 @@ def make_gates(engine: Tiled, kind: str, bank: int, rng: np.random.Generator) ->
         )
         for negated, count in ((True, bank), (False, BENIGN))
     )
-    ordinary = ask(ORDINARY, engine.sides, rng, negated=False).prompts
-    gates = {"none": None, "ratio, whole pictures": make_gate(engine, negation, benign, ordinary, 1, 1)}
+    ordinary = ask(ORDINARY, engine.sides**2, rng, negated=False).prompts
+    gates = {"none": None, "ratio, whole pictures": make_gate(engine, negation, benign, ordinary, WHOLE, 1)}
     if kind == "scene":
         alone = encoded(engine, list(train[0][train[1] == SNEAKER.label][:bank]))
-        for name, parts, group in (("pictures", cut(negation, 2), 4), ("sneakers", alone, 1)):
-            gates[f"ratio, quarters, bank of {name}"] = make_gate(engine, parts, benign, ordinary, 2, group)
+        for name, parts, group in (("pictures", cut(negation, QUARTERS), 4), ("sneakers", alone, 1)):
+            gates[f"ratio, quarters, bank of {name}"] = make_gate(
+                engine, parts, benign, ordinary, QUARTERS, group
+            )
     return gates
 
 
-def measured(
-    judge: Judge, kind: str, drawn: Sequence[Any], asked: Sequence[Asked], real: Any
-) -> dict[str, Any]:
-    """One row of the table; ``drawn`` and ``asked``: the attack's, and the others'."""
+def measured(judge: Judge, drawn: Sequence[Any], asked: Sequence[Asked], real: Any) -> dict[str, Any]:
+    """One row of the table.
+
+    Args:
+        judge: names garments.
+        drawn: garments (N, M, 32, 32) and on which pictures the gate opened: the attack's, and the others'.
+        asked: what was asked for.
+        real: features of real garments.
+    """
     found = []
-    for (pictures, _), wanted in zip(drawn, asked, strict=True):
-        seen, features = judge(parts_of(kind, pictures).reshape(-1, GARMENT, GARMENT))
+    for (garments, _), wanted in zip(drawn, asked, strict=True):
+        seen, features = judge(garments.reshape(-1, GARMENT, GARMENT))
         found.append((seen.reshape(wanted.labels.shape), features))
     (seen, features), (rest, rest_features) = found
     (wanted, others), (opened, false) = (a.labels for a in asked), (opened for _, opened in drawn)
@@ -181,7 +205,7 @@ def main() -> None:
         engine, rng = Tiled(SIDES[kind], args.shift), np.random.default_rng(0)
         called = f"{kind}, moved by {args.shift}" if args.shift else kind
         gates = make_gates(engine, kind, args.bank, rng)
-        asked = [ask(args.count, engine.sides, rng, negated=negated) for negated in (True, False)]
+        asked = [ask(args.count, engine.sides**2, rng, negated=negated) for negated in (True, False)]
         sheet: list[Any] = []
         for steps in args.steps:
             for name, gate in gates.items():
@@ -189,7 +213,8 @@ def main() -> None:
                     draw(engine, a.prompts, seed, steps, gate, args.batch)
                     for a, seed in zip(asked, (10_000, 50_000), strict=True)
                 ]
-                row = measured(judge, kind, drawn, asked, real)
+                garments = [(parts_of(kind, pictures), opened) for pictures, opened in drawn]
+                row = measured(judge, garments, asked, real)
                 row |= {"rate": gate.rate, "caught": gate.caught} if gate else {}
                 table.setdefault(called, {}).setdefault(str(steps), {})[name] = row
                 print(kind, steps, name, json.dumps(row), flush=True)

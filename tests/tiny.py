@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from safegen.bundle import read_bundle, write_bundle
-from safegen.regions import cut
+from safegen.regions import Regions, at_random, cut
 from safegen_engines.gate_axes import gate_axes
 
 ROOT = Path(__file__).parent.parent
@@ -67,18 +68,21 @@ def with_prediction(onnx_folder: Path, prediction_type: str, out: Path) -> Path:
     return out
 
 
-def write_regions(path: Path, sides: int) -> Path:
+def write_regions(path: Path, sides: int, *, anywhere: bool = False) -> Path:
     """The embedded bundle with its banks cut to regions, and a gate that opens on many of them."""
-    frozen = read_bundle(EMBEDDED / "default.negation")
-    benign = cut(frozen.benign, sides)
+    frozen, regions = read_bundle(EMBEDDED / "default.negation"), Regions(sides, anywhere)
+    benign = at_random(frozen.benign, regions, np.random.default_rng(0))
     info = msgspec.structs.replace(
         frozen.info,
         regions=sides,
+        anywhere=anywhere,
         target_count=len(benign) - 9,
         bandwidth=frozen.info.bandwidth / sides,
         aim_bandwidth=frozen.info.aim_bandwidth / sides,
     )
     curves = frozen.calibration._replace(foreseen=frozen.calibration.foreseen - 12.0)
-    negation = cut(frozen.negation, sides)
+    negation = cut(frozen.negation, Regions(sides))
+    # as if each image showed the thing alone
+    negation = negation[:: sides**2] if anywhere else negation
     write_bundle(path, info, negation, benign, gate_axes(negation, benign), curves)
     return path

@@ -18,7 +18,7 @@ from PIL import Image
 import fashion
 from prompts import GARMENTS, all_prompts
 from safegen.engine import Engine
-from safegen.manifest import File, read_manifest, write_manifest
+from safegen.manifest import File, StepGraph, read_manifest, write_manifest
 from safegen.seal import ZEROS, file_sha256
 from safegen_engines import fingerprint, step_graph
 
@@ -55,12 +55,14 @@ def renew_step_graphs(engine: Path) -> None:
     """Write the step graphs again, after a guard's arithmetic changed; all else stays as it is."""
     manifest = read_manifest(engine)
     shape = Engine.open(engine).latent_shape(manifest.defaults.width, manifest.defaults.height)
-    renewed = step_graph.write(engine, manifest.guards, shape).values()
-    files = {f.name: File(file_sha256(f), f.stat().st_size) for f in renewed}
+    renewed = step_graph.write(engine, manifest.guards, shape)
+    files = {f.name: File(file_sha256(f), f.stat().st_size) for f in renewed.values()}
+    steps = {guard: StepGraph(file.name) for guard, file in renewed.items()}
     if parts := manifest.parts:
         parts = parts | {"guard graph": step_graph.digest()}
         manifest = msgspec.structs.replace(manifest, parts=parts, fingerprint=fingerprint.fingerprint(parts))
-    write_manifest(engine, msgspec.structs.replace(manifest, digest=ZEROS, files=manifest.files | files))
+    others = {name: file for name, file in manifest.files.items() if not name.startswith("step_")}
+    write_manifest(engine, msgspec.structs.replace(manifest, digest=ZEROS, steps=steps, files=others | files))
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ def freeze(
     name: Annotated[str | None, typer.Option(help="What is negated, for people; the file's name if left out.")] = None,
     size: Annotated[str | None, typer.Option(help="Size of the pictures to guard: 512 or WIDTHxHEIGHT.")] = None,
     regions: Annotated[int, typer.Option(help="Regions a side that the guard judges one by one: 2 or 4 for pictures of several things. Needs --benign.")] = 1,
+    anywhere: Annotated[bool, typer.Option("--anywhere", help="With --regions: the negation images show the thing alone, and it is looked for anywhere in the picture, as large as a region.")] = False,
     guard: Annotated[str, typer.Option(help="The bundle's guard.")] = "ratio",
     false_positive_rate: Annotated[float | None, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open. Left out: 0.005, or up to 0.02 where the gate would open on fewer than a fifth of the negation images.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
@@ -51,7 +52,7 @@ def freeze(
         frozen = freeze_images(
             opened, negation, out, name=name or out.stem, benign=ordinary,
             benign_count=benign_count, benign_prompts=prompts, benign_labels=benign_label or [],
-            size=parse_size(size), regions=regions, guard=settings, skip_bad=skip_bad, batch_size=batch_size, report=reporter(progress),
+            size=parse_size(size), regions=regions, anywhere=anywhere, guard=settings, skip_bad=skip_bad, batch_size=batch_size, report=reporter(progress),
         )  # fmt: skip
     info = frozen.info
     if as_json:

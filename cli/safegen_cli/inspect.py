@@ -130,8 +130,11 @@ def _draw_sheet(path: Path, engine: Path | None, out: Path) -> None:
     bundle, opened = read_bundle(path), Engine.open(engine or EMBEDDED)
     if bundle.info.latent_space != opened.manifest.latent_space.id:
         raise UsageError(f"{path}: frozen through another autoencoder; name its engine with -e.")
-    regions = bundle.info.regions
-    shown = join(bundle.negation[: 200 * regions**2].astype(np.float32), regions)
+    parts = bundle.info.regions**2
+    count = min(200, -(-len(bundle.negation) // parts))
+    # things that are looked for anywhere fill no picture each: several share one
+    rows = bundle.negation[np.arange(count * parts) % len(bundle.negation)]
+    shown = join(rows.astype(np.float32), bundle.info.regions)
     images = [Image.fromarray(pixels) for i in range(0, len(shown), 8)
               for pixels in opened.decode(shown[i : i + 8])]  # fmt: skip
     contact_sheet(images, columns=min(20, len(images))).save(out)

@@ -23,7 +23,7 @@ from safegen.errors import ImageError, UsageError
 from safegen.guard import make_bank
 from safegen.guard_settings import Ratio, Settings, check_whole
 from safegen.image import SUFFIXES, read_rgb
-from safegen.regions import SIDES, cut, fits, strongest_foreseen
+from safegen.regions import SIDES, WHOLE, Regions, at_random, cut, strongest_foreseen
 from safegen.seal import file_sha256
 from safegen.solver import Solver
 from safegen_engines import foresee
@@ -91,6 +91,7 @@ def freeze(
     benign_labels: Sequence[int] = (),
     size: tuple[int, int] | None = None,
     regions: int = 1,
+    anywhere: bool = False,
     guard: Settings | None = None,
     skip_bad: bool = False,
     batch_size: int = 8,
@@ -113,6 +114,8 @@ def freeze(
         size: (width, height) of the pictures to guard; None is the engine's default.
         regions: a side, that ``ratio`` judges one by one (:mod:`safegen.regions`): for pictures of several
             things. Nobody need say which regions of the images show what must never be drawn.
+        anywhere: the regions overlap, and find it wherever it lies; ``images`` then show it alone, and are
+            taken for as large as a region.
         guard: the bundle's default guard; None is ``ratio`` at the rate of false alarms that it needs
             (:func:`safegen_engines.gate_rate.gate_rate`).
         skip_bad: leave out unreadable images instead of stopping.
@@ -126,9 +129,11 @@ def freeze(
     """
     foresee.check_subjects(engine, benign_prompts, benign_labels)
     defaults = engine.manifest.defaults
-    size = size or (defaults.width, defaults.height)
-    _check_regions(regions, engine.latent_shape(*size), guard, drawn=benign is None)
-    negation, bad = encode_files(engine, images, size, "negation images", skip_bad, batch_size, report)
+    size, layout = size or (defaults.width, defaults.height), Regions(regions, anywhere)
+    _check_regions(layout, engine.latent_shape(*size), guard, drawn=benign is None)
+    _check_encoder(engine, layout, size)
+    shown = (size[0] // regions, size[1] // regions) if anywhere else size
+    negation, bad = encode_files(engine, images, shown, "negation images", skip_bad, batch_size, report)
     lookalikes = 0
     if benign is None:
         drawn = _draw(engine, benign_count, size, batch_size, report)
@@ -146,21 +151,22 @@ def freeze(
         )
     held_out = np.zeros(len(ordinary), bool)
     held_out[np.random.default_rng(0).permutation(len(ordinary))[: round(len(ordinary) * HELD_OUT)]] = True
-    unsafe = cut(negation, regions)
-    bank, targets = targets_first(cut(ordinary[~held_out], regions), unsafe)
-    rows = _judged(len(negation), regions)
+    unsafe = negation if anywhere else cut(negation, layout)
+    lot = np.random.default_rng(0)
+    bank, targets = targets_first(at_random(ordinary[~held_out], layout, lot), unsafe)
+    rows = _judged(len(negation), layout.rows)
     # told nothing, a model without text draws what these axes tell apart less well (docs/tried.md)
     axes = gate_axes(unsafe, bank) if engine.manifest.conditioning.text else no_axes(unsafe)
     both = make_bank(unsafe, bank, axes=axes)
     bandwidth = bandwidth_of(both)
-    at = partial(strongest_foreseen, bank=both, bandwidth=bandwidth, sides=regions)
+    at = partial(strongest_foreseen, bank=both, bandwidth=bandwidth, regions=layout)
     foreseen, foreseen_from = foresee.ordinary(
         engine, benign_prompts, benign_labels, ordinary[held_out], benign_count, size, at, batch_size, report
     )
     report("calibration", 0, 1)
     calibration = calibrate(
         both,
-        cut(ordinary[held_out], regions).astype(np.float32),
+        at_random(ordinary[held_out], layout, lot).astype(np.float32),
         unsafe[rows].astype(np.float32),
         rows,
         tau=1.0,
@@ -169,7 +175,7 @@ def freeze(
     gate = None
     if guard is None or isinstance(guard, Ratio):
         rates = (guard.false_positive_rate,) if guard else RATES
-        gate = gate_rate(calibration, both, rows, bandwidth, rates, regions)
+        gate = gate_rate(calibration, both, rows, bandwidth, rates, layout.rows)
         guard = guard or Ratio(false_positive_rate=gate.rate)
     report("calibration", 1, 1)
     info = BundleInfo(
@@ -178,6 +184,7 @@ def freeze(
         latent_shape=engine.latent_shape(*size),
         image_size=size,
         regions=regions,
+        anywhere=anywhere,
         negation_count=len(negation),
         benign_count=int((~held_out).sum()),
         target_count=targets,
@@ -195,17 +202,19 @@ def freeze(
 
 
 def _check_regions(
-    regions: int, latent_shape: tuple[int, int, int], guard: Settings | None, *, drawn: bool
+    regions: Regions, latent_shape: tuple[int, int, int], guard: Settings | None, *, drawn: bool
 ) -> None:
-    if regions == 1:
+    if regions == WHOLE:
         return
-    if not fits(regions, latent_shape):
+    if regions.sides == 1:
+        raise UsageError("a thing is looked for anywhere in regions of 2 or 4 a side; name --regions, too.")
+    if not regions.fits(latent_shape):
         raise UsageError(
-            f"{regions} regions a side do not fit latents of {latent_shape[1]}x{latent_shape[2]}; known are"
-            f" {', '.join(map(str, SIDES))}, where they divide both sides."
+            f"{regions.sides} regions a side do not fit latents of {latent_shape[1]}x{latent_shape[2]};"
+            f" known are {', '.join(map(str, SIDES))}, where they divide both sides."
         )
     if guard:
-        check_whole(guard.mode, regions)
+        check_whole(guard.mode, regions.sides)
     if drawn:
         raise UsageError(
             "with regions the engine cannot draw the benign pictures itself: most regions of the negation"
@@ -213,10 +222,25 @@ def _check_regions(
         )
 
 
-def _judged(images: int, regions: int) -> NDArray[np.int64]:
-    """Rows of the negation bank that the others judge: all regions of some images."""
-    parts = regions**2
-    some = np.arange(images)[:: max(1, math.ceil(images * regions / JUDGED))]
+def _check_encoder(engine: Engine, regions: Regions, size: tuple[int, int]) -> None:
+    """Things that are looked for anywhere are encoded as large as a region."""
+    encoder = engine.manifest.components.get("vae_encoder")
+    if not regions.anywhere or encoder is None:
+        return
+    height, width = next(iter(encoder.inputs.values())).shape[2:]
+    if any(
+        isinstance(known, int) and known * regions.sides != side
+        for known, side in zip((width, height), size, strict=True)
+    ):
+        raise UsageError(
+            f"this engine's encoder takes {width}x{height} pictures alone, and a thing that is looked for"
+            " anywhere is smaller. Freeze with an engine of the same checkpoint for the target cpu."
+        )
+
+
+def _judged(images: int, parts: int) -> NDArray[np.int64]:
+    """Rows of the negation bank that the others judge: all of some images, which have so many each."""
+    some = np.arange(images)[:: max(1, math.ceil(images * math.isqrt(parts) / JUDGED))]
     return (some[:, None] * parts + np.arange(parts)).ravel()
 
 

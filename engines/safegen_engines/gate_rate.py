@@ -30,7 +30,7 @@ class GateRate(NamedTuple):
 
 def gate_rate(
     calibration: Calibration, bank: Bank, rows: NDArray[np.int64], bandwidth: float, rates: Sequence[float],
-    regions: int = 1,
+    rows_per_image: int = 1,
 ) -> GateRate:  # fmt: skip
     """The lowest of some rates that catches :data:`ENOUGH` of the negation images, else the highest.
 
@@ -40,9 +40,9 @@ def gate_rate(
         rows: (K,) which of the negation images are tried, each left out of the bank that judges it.
         bandwidth: of the gate.
         rates: rising, each above 0 to 1.
-        regions: a side; ``rows`` then names all regions of each image.
+        rows_per_image: of the bank, all named by ``rows`` one after the other.
     """
-    return rate_for(calibration, largest(left_out(bank, rows, bandwidth), regions), rates)
+    return rate_for(calibration, largest(left_out(bank, rows, bandwidth), rows_per_image), rates)
 
 
 def rate_for(calibration: Calibration, evidence: NDArray[np.floating], rates: Sequence[float]) -> GateRate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from safegen.errors import EngineError
@@ -35,12 +36,14 @@ def step_shapes(graph: Path, target: Target) -> Profile:
     inputs = ort.input_shapes(graph)
     regions = str(inputs["latched"][0])  # "B" pictures, or "4*B" regions
     parts = int(regions.removesuffix("*B")) if regions != "B" else 1
+    apart = math.prod(map(int, inputs["x"][1:])) // int(inputs["refs"][1])  # of an image in the benign bank
+    rows = apart if parts == apart else 1  # in the other; regions that overlap look for one thing
     batch = (1, 1, target.sides.batch)
     sizes = {
         "B": batch,
         regions: tuple(parts * n for n in batch),
-        "N": (parts, 500 * parts, LARGEST_BANK * parts),
-        "M": (parts, 1000 * parts, LARGEST_BANK * parts),
+        "N": (rows, 500 * rows, LARGEST_BANK * rows),
+        "M": (apart, 1000 * apart, LARGEST_BANK * apart),
         "K": (1, MOST, MOST),
     }
     return {

@@ -16,7 +16,7 @@ from safegen.calibration import Calibration, thresholds
 from safegen.engine import Engine
 from safegen.errors import BundleError, UsageError
 from safegen.guard_settings import Ratio
-from safegen.regions import cut, strongest_foreseen
+from safegen.regions import Regions, cut, strongest_foreseen
 from safegen_engines import foresee
 from safegen_engines.foresee import Report
 from safegen_engines.freeze import encode_files
@@ -79,7 +79,8 @@ def recalibrate(
     Args:
         engine: whose encoder froze the bundle.
         bundle: the .negation file.
-        negation: images of what must never be drawn, not those of the bundle. They are noised and judged
+        negation: images of what must never be drawn, not those of the bundle; where that looks for a thing
+            anywhere, whole pictures that show it. They are noised and judged
             by what the model foresees in them (:func:`safegen_engines.foresee.from_latents`): a prompt that
             asks for them makes them plainer.
         out: the new .negation file.
@@ -100,7 +101,7 @@ def recalibrate(
     if not 0 < rate <= 0.5:
         raise UsageError(f"the rate is {rate:g}; it goes from above 0 to 0.5.")
     foresee.check_subjects(engine, benign_prompts, benign_labels)
-    size, bank, regions = frozen.info.image_size, frozen.bank(), frozen.info.regions
+    size, bank, regions = frozen.info.image_size, frozen.bank(), frozen.info.layout
     unsafe, _ = encode_files(engine, negation, size, "negation images", False, batch_size, report)
     fresh = _not_in(unsafe, frozen.negation, regions)
     widths = [frozen.info.bandwidth * width for width in WIDTHS]
@@ -164,11 +165,11 @@ def measure(calibration: Calibration, shown: NDArray[Any], rate: float) -> Point
     return Point(rate, float(np.concatenate(alarms).mean()), float(np.concatenate(caught).mean()))
 
 
-def _not_in(latents: NDArray[np.float16], bank: NDArray[np.float16], regions: int) -> NDArray[np.bool_]:
+def _not_in(latents: NDArray[np.float16], bank: NDArray[np.float16], regions: Regions) -> NDArray[np.bool_]:
     """Of which latents no region is, bit for bit, in a bank: (N,)."""
     held = {row.tobytes() for row in bank}
     known: NDArray[Any] = np.array([row.tobytes() in held for row in cut(latents, regions)], bool)
-    return np.asarray(~known.reshape(-1, regions**2).any(axis=1))
+    return np.asarray(~known.reshape(-1, regions.count(latents.shape)).any(axis=1))
 
 
 def _can_tell(benign: int, rate: float) -> bool:

@@ -17,7 +17,7 @@ import onnx
 
 from safegen import guard
 from safegen.guard import Bank, Measure
-from safegen.regions import SIDES, cut, fits, join, of_pictures
+from safegen.regions import SIDES, WHOLE, Regions, cut, of_pictures, steered
 from safegen.solver import Row, Table
 from safegen_engines.trace import Array, Graph, Namespace
 
@@ -85,41 +85,47 @@ class _TracedRow:
 
 
 def write(folder: Path, guards: Sequence[str], latent_shape: tuple[int, int, int]) -> dict[str, Path]:
-    """Write the step graph of each guard and return guard -> file; ``ratio-2x2`` is that of quarters."""
+    """Write the step graph of each guard and return guard -> file.
+
+    ``ratio-2x2`` is that of quarters, ``ratio-2x2-anywhere`` that of regions as large which overlap.
+    """
     files = {}
     for name in guards:
         mode = "official" if name == "renoise-only" else name
-        for regions in _sides(mode):
-            if fits(regions, latent_shape):
-                by = f"-{regions}x{regions}" if regions > 1 else ""
+        for regions in _regions(mode):
+            if regions.fits(latent_shape):
+                by = f"-{regions.sides}x{regions.sides}" if regions.sides > 1 else ""
+                by += "-anywhere" if regions.anywhere else ""
                 files[name + by] = folder / f"step_{mode}{by}.onnx"
                 onnx.save_model(build(mode, latent_shape, regions), files[name + by])
     return files
 
 
-def _sides(mode: str) -> tuple[int, ...]:
-    """Regions a side that a guard has a graph for."""
-    return SIDES if mode == "ratio" else (1,)
+def _regions(mode: str) -> tuple[Regions, ...]:
+    """The regions that a guard has a graph for."""
+    if mode != "ratio":
+        return (WHOLE,)
+    return (*(Regions(sides) for sides in SIDES), *(Regions(sides, anywhere=True) for sides in SIDES[1:]))
 
 
 def digest() -> str:
     """SHA-256 over every guard's graph: it changes with the guards' own lines."""
     whole = hashlib.sha256()
     for mode in NUMBERS:
-        for regions in _sides(mode):
+        for regions in _regions(mode):
             whole.update(build(mode, (4, 8, 8), regions).SerializeToString(deterministic=True))
     return whole.hexdigest()
 
 
-def build(mode: str, latent_shape: tuple[int, int, int], regions: int = 1) -> onnx.ModelProto:
+def build(mode: str, latent_shape: tuple[int, int, int], regions: Regions = WHOLE) -> onnx.ModelProto:
     """The step graph of a guard for latents of one shape; batch and bank sizes are free.
 
     Inputs: ``x``, ``x0_prev``, ``out_uncond``, ``out_cond``, ``z_guard``, ``z_step`` (B, C, H, W);
     ``latched`` (B,) bool; ``refs`` (N, D), ``refs_sq`` (N,), ``benign`` (M, D), ``benign_sq`` (M,)
     (``official``: unit pixels in ``refs``); ``aims`` (M,); ``row`` (:func:`names`,). ``ratio`` alone has
     its gate's measure, ``axes`` (K, D), ``refs_along`` (N, K), ``refs_along_sq`` (N,), ``benign_along``
-    (M, K), ``benign_along_sq`` (M,), and may have r regions a side: D is then C H W / r r and ``latched``
-    (B r r,).
+    (M, K), ``benign_along_sq`` (M,), and may judge R regions a picture, s a side: D is then C H W / s s and
+    ``latched`` (B R,).
     Outputs: ``x_next``, ``x0``, ``sample`` (x_next scaled for the model), ``sample_twice`` (2B, C, H, W) for
     a guided model in one batch, ``latched_next``, and ``value``, ``weight``, ``nearest`` (B,), as
     :class:`safegen.guard.Evidence`.
@@ -129,9 +135,10 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: int = 1) -> on
     given = ("x", "x0_prev", "out_uncond", "out_cond", "z_guard", "z_step")
     x, x0_prev, uncond, cond, z_guard, z_step = (graph.argument(name, pictures) for name in given)
     per_picture: Sequence[int | str] = ("B",)
-    per_region: Sequence[int | str] = per_picture if regions == 1 else (f"{regions**2}*B",)
+    count = regions.count(latent_shape)
+    per_region: Sequence[int | str] = per_picture if count == 1 else (f"{count}*B",)
     latched = graph.argument("latched", per_region, "bool")
-    size = int(np.prod(latent_shape)) // regions**2
+    size = int(np.prod(latent_shape)) // regions.sides**2
     refs, refs_sq = graph.argument("refs", ("N", size)), graph.argument("refs_sq", ("N",))
     benign, benign_sq = graph.argument("benign", ("M", size)), graph.argument("benign_sq", ("M",))
     aims = graph.argument("aims", ("M",))
@@ -146,12 +153,14 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: int = 1) -> on
     out = uncond + number["guidance_scale"] * (cond - uncond)
     x0 = number["x0_x"] * x + number["x0_out"] * out
     x0 = Namespace.clip(x0, -number["clip"], number["clip"])
-    seen = _guarded(mode, cut(x, regions), cut(x0, regions), number, bank, latched, z_guard)
+    parts = cut(x0, regions)
+    seen = _guarded(mode, cut(x, regions), parts, number, bank, latched, z_guard)
     looks = number["looks"] > 0.5
-    moved = (join(part, regions) for part in seen[:2])
+    # by regions the guard is ratio, which leaves x as it is
+    moved = seen[:2] if regions == WHOLE else (x, steered(x0, parts, seen[1], seen[2], regions))
     x_seen, x0_seen = (Namespace.where(looks, a, b) for a, b in zip(moved, (x, x0), strict=True))
     x_next = number["a"] * x_seen + number["b"] * x0_seen + number["c"] * x0_prev + number["d"] * z_step
-    evidence = of_pictures(seen[2], regions)
+    evidence = of_pictures(seen[2], count, regions.rows)
     weight = Namespace.where(looks, evidence.weight, Namespace.zeros_like(evidence.value))
     opened = latched | ((seen[2].value > 0.0) & looks)
     sample = number["next_scale"] * x_next

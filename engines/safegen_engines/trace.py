@@ -258,6 +258,25 @@ class Namespace:
         return first.graph.node("Concat", arrays, shape, first.dtype, axis=axis)
 
     @staticmethod
+    def asarray(values: Any) -> Any:
+        """Numbers that are known when the graph is recorded."""
+        return values
+
+    @staticmethod
+    def take(x: Array, indices: Any, axis: int) -> Array:
+        shape = (*x.shape[:axis], len(indices), *x.shape[axis + 1 :])
+        index = x.graph.constant(indices, "int64")
+        return x.graph.node("Gather", (x, index), shape, x.dtype, axis=axis)
+
+    @staticmethod
+    def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
+        """Rows (B, R, K) of x (B, P, K), by one index (B, R, 1) each."""
+        if axis != 1 or indices.shape[-1] != 1:
+            raise NotImplementedError("only whole rows are taken along the second axis")
+        shape = (*indices.shape[:2], *x.shape[2:])
+        return x.graph.node("GatherND", (x, indices), shape, x.dtype, batch_dims=1)
+
+    @staticmethod
     def squeeze(x: Array, axis: int) -> Array:
         axis %= x.ndim
         axes = x.graph.constant([axis], "int64")

@@ -18,7 +18,7 @@ from safegen.calibration import Calibration
 from safegen.errors import BundleError
 from safegen.guard import Bank, make_bank
 from safegen.guard_settings import Ratio, Settings
-from safegen.regions import SIDES, fits
+from safegen.regions import SIDES, Regions
 from safegen.seal import ZEROS, replacing, seal, sealed_digest
 
 SCHEMA_VERSION = 4
@@ -51,6 +51,9 @@ class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     regions: int = 1
     """Regions a side that ``ratio`` judges one by one, one of :data:`safegen.regions.SIDES`; both banks
     hold the regions of their images."""
+    anywhere: bool = False
+    """The regions overlap: negation images show the thing alone and are as large as a region; of each
+    benign image as many regions are held as would not overlap, drawn by lot."""
     negation_count: int
     """Images."""
     benign_count: int
@@ -74,6 +77,11 @@ class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """What the gate's rate was set on: ``prompts``, ``images``, ``images, unseen by the model``, or
     ``labels and`` one of the two."""
 
+    @property
+    def layout(self) -> Regions:
+        """How pictures are cut for ``ratio``."""
+        return Regions(self.regions, self.anywhere)
+
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     """A bundle in memory. Latents are scaled as the model sees them."""
@@ -81,7 +89,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     info: BundleInfo
     digest: str
     negation: NDArray[np.float16]
-    """(N, C, H, W), or regions of r a side: (N r r, C, H / r, W / r), image by image."""
+    """(N, C, H, W), or regions of r a side: (N r r, C, H / r, W / r), image by image; for things anywhere
+    (N, C, H / r, W / r)."""
     benign: NDArray[np.float16]
     """(M, C, H, W), or regions, in no order of images."""
     axes: NDArray[np.float16]
@@ -163,17 +172,17 @@ def _read_info(path: Path, text: str) -> BundleInfo:
 
 
 def _check_shapes(path: Path, bundle: Bundle) -> None:
-    info, parts = bundle.info, bundle.info.regions**2
-    if not fits(info.regions, info.latent_shape):
+    info, layout = bundle.info, bundle.info.layout
+    if not layout.fits(info.latent_shape):
         raise BundleError(
             f"{path}: {info.regions} regions a side of latents {info.latent_shape}; known are"
-            f" {', '.join(map(str, SIDES))}, where they divide both sides."
+            f" {', '.join(map(str, SIDES))}, where they divide both sides; anywhere is for 2 and more."
         )
     channels, *sides = info.latent_shape
     shape = (channels, *(side // info.regions for side in sides))
     expected = {
-        "negation": ((info.negation_count * parts, *shape), bundle.negation.shape),
-        "benign": ((info.benign_count * parts, *shape), bundle.benign.shape),
+        "negation": ((info.negation_count * layout.rows, *shape), bundle.negation.shape),
+        "benign": ((info.benign_count * info.regions**2, *shape), bundle.benign.shape),
     }
     for name, (stated, found) in expected.items():
         if stated != found or not stated[0]:

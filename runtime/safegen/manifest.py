@@ -172,7 +172,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     text_guards: dict[str, int] = {}
     """Which guards on the text side the model takes -> model evaluations a step that each adds."""
     steps: dict[str, StepGraph]
-    """By guard; ``ratio-2x2`` and ``ratio-4x4`` are ``ratio`` by regions."""
+    """By guard; ``ratio-2x2`` and ``ratio-4x4`` are ``ratio`` by regions, with ``-anywhere`` by such that
+    overlap."""
     schedule: str
     """The default solver's rows for every number of steps, for hosts that know no solver:
     :mod:`safegen_engines.schedule_table`."""

@@ -87,9 +87,9 @@ def test_a_guard_named_alone_has_the_bundles_settings(sanitized: Path, tmp_path:
     assert np.abs(ours - np.asarray(plain.image)).max() > 1
 
 
-@pytest.mark.parametrize("sides", [2, 4])
-def test_the_same_picture_by_regions(sanitized: Path, tmp_path: Path, sides: int) -> None:
-    signed = tiny.write_regions(tmp_path / "x.negation", sides)
+@pytest.mark.parametrize(("sides", "anywhere"), [(2, False), (4, False), (2, True), (4, True)])
+def test_the_same_picture_by_regions(sanitized: Path, tmp_path: Path, sides: int, anywhere: bool) -> None:
+    signed = tiny.write_regions(tmp_path / "x.negation", sides, anywhere=anywhere)
     pipeline = Pipeline.load("fashion", signed)
     for seed in (3, 4):
         asked = {"seed": seed, "steps": 8, "n": 2}

@@ -135,6 +135,7 @@ def test_too_few_images_are_refused(engine, picture_folder, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "word"),
     [({"regions": 3}, "3 regions a side do not fit latents of 8x8"), ({"regions": 2}, "Give --benign"),
+     ({"anywhere": True}, "name --regions, too"), ({"regions": 2, "anywhere": True}, "Give --benign"),
      ({"regions": 2, "guard": Official()}, "the guard official does not know")],
 )  # fmt: skip
 def test_regions_that_cannot_be_are_refused(engine, picture_folder, tmp_path, options, word) -> None:

@@ -109,6 +109,50 @@ def test_regions_tell_one_thing_in_a_scene(embedded: Path, tmp_path: Path) -> No
     assert 0 <= shown.nearest_reference < 40  # an image, not a region
 
 
+def bars(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Bars from above to below, one every sixteen pixels, in dark noise."""
+    image = rng.integers(0, 60, (side, side), dtype=np.uint8)
+    for left in range(0, side, 16):
+        at = left + rng.integers(2, 11)
+        image[:, at : at + 3] += 190
+    return image
+
+
+def save(folder: Path, images: list[np.ndarray]) -> list[Path]:
+    folder.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.slow
+def test_a_thing_is_found_wherever_it_lies(embedded: Path, tmp_path: Path) -> None:
+    """Frozen from pictures of it alone, as large as a region; shown where quarters would see pieces of it."""
+    engine, rng = Engine.open(embedded), np.random.default_rng(0)
+    alone = save(tmp_path / "alone", [bars(rng, 16).T.copy() for _ in range(40)])
+    benign = save(tmp_path / "benign", [bars(rng, 32) for _ in range(90)])
+    ordinary = save(tmp_path / "ordinary", [bars(rng, 32) for _ in range(60)])
+    showing = []
+    for _ in range(30):
+        image, (i, j) = bars(rng, 32), rng.choice([4, 8, 12], 2)
+        image[i : i + 16, j : j + 16] = bars(rng, 16).T
+        showing.append(image)
+    shown, out = save(tmp_path / "showing", showing), tmp_path / "again.negation"
+    bundle = tmp_path / "x.negation"
+    frozen = freeze(
+        engine, alone, bundle, name="bars", benign=benign, regions=2, anywhere=True, batch_size=45
+    )
+    held = read_bundle(bundle)
+    assert (held.info.regions, held.info.anywhere, frozen.gate.caught > 0.2) == (2, True, True)
+    assert (held.negation.shape, held.benign.shape) == ((40, 4, 4, 4), (60 * 4, 4, 4, 4))
+    found = recalibrate(engine, bundle, shown, out, benign=ordinary, rate=0.1, batch_size=40)
+    assert found.chosen.caught > 0.9
+    assert found.chosen.false_alarms <= 0.2
+    assert read_bundle(out).info.anywhere
+    verdict = Pipeline(engine, read_bundle(out))("a coat", steps=2, seed=1)[0].verdict
+    assert 0 <= verdict.nearest_reference < 40
+
+
 @pytest.mark.slow
 def test_images_of_the_bank_do_not_vouch_for_themselves(frozen: dict) -> None:
     mixed = [*frozen["negation"], *frozen["bank"]]

@@ -7,6 +7,7 @@ needs a GPU, running them, is in tests/gpu/.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from safegen.errors import EngineError, UsageError
 from safegen.guard_settings import GUARDS
 from safegen.machine import gpu
 from safegen.manifest import RTX, TENSORRT, read_manifest, verify_files
+from safegen.regions import Regions
 from safegen_engines import build, component, fingerprint, ort, profile, trt
 from safegen_engines.context import is_readable
 from safegen_engines.source import open_source
@@ -62,9 +64,14 @@ def test_every_component_is_compiled_and_sealed(rtx: Path) -> None:
         assert 1e-6 < part.parity.max_rel < 2e-2  # the typed graph against torch
     for name, step in manifest.steps.items():
         assert {step.file, step.compiled.file, step.compiled.context} <= set(manifest.files)
-        parts = {"ratio-2x2": 4, "ratio-4x4": 16}.get(name, 1)
-        rows = [[parts * images, 1024 // parts] for images in (1, 500, 16384)]
-        assert step.compiled.profile["refs"] == rows
+        apart = {"ratio-2x2": 4, "ratio-4x4": 16}.get(name.removesuffix("-anywhere"), 1)
+        rows, parts = (
+            (1, Regions(math.isqrt(apart), anywhere=True).count((16, 16)))
+            if name.endswith("-anywhere")
+            else (apart, apart)
+        )
+        assert step.compiled.profile["refs"] == [[rows * n, 1024 // apart] for n in (1, 500, 16384)]
+        assert step.compiled.profile["benign"] == [[apart * n, 1024 // apart] for n in (1, 1000, 16384)]
         assert step.compiled.profile["latched"] == [[parts], [parts], [parts * 8]]
     graph = onnx.load(rtx / "unet.onnx")
     assert not any(t.data_type == TensorProto.FLOAT16 for t in graph.graph.initializer)  # the stand-in

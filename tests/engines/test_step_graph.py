@@ -15,7 +15,7 @@ from safegen import guard
 from safegen.device import array_namespace
 from safegen.engine import Engine
 from safegen.guard import Bank
-from safegen.regions import cut, join, of_pictures
+from safegen.regions import WHOLE, Regions, at_random, cut, of_pictures, steered
 from safegen.solver import Solver, Table
 from safegen_engines import step_graph, trt
 from safegen_engines.gate_axes import gate_axes
@@ -135,33 +135,39 @@ def test_a_step_is_that_of_the_loop(sessions, mode: str, solver: str, looks: boo
 
 
 @pytest.mark.parametrize("sides", [2, 4])
-def test_a_step_by_regions_is_that_of_the_loop(sides: int) -> None:
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_a_step_by_regions_is_that_of_the_loop(sides: int, anywhere: bool) -> None:
     """Two pictures, of which some regions are near the bank, some have opened before, and some neither."""
     rng, shape = np.random.default_rng(sides), (4, 8, 8)
     table = Engine.open("fashion").plan(Solver("dpm++2m"), 8, (32, 32))
-    refs, benign = (cut(rng.standard_normal((n, *shape)).astype(np.float32), sides) for n in (5, 9))
+    regions = Regions(sides, anywhere)
+    refs, benign = (
+        at_random(rng.standard_normal((n, *shape)).astype(np.float32), regions, rng) for n in (5, 9)
+    )
     bank, numbers = (
         guard.make_bank(refs, benign, len(benign) - 3, gate_axes(refs, benign)),
         {**NUMBERS["ratio"], "bandwidth": 4.0 / sides},
     )
-    session = ort.InferenceSession(step_graph.build("ratio", shape, sides).SerializeToString())
+    session = ort.InferenceSession(step_graph.build("ratio", shape, regions).SerializeToString())
     given = ("x", "x0_prev", "out_uncond", "out_cond", "z_guard", "z_step")
     feed: dict[str, Any] = {n: rng.standard_normal((2, *shape)).astype(np.float32) for n in given}
-    feed["latched"] = rng.random(2 * sides**2) > 0.7
+    feed["latched"] = rng.random(2 * regions.count(shape)) > 0.7
     row = table.rows[4]
     x0 = row.x0_x * feed["x"] + row.x0_out * (
         feed["out_uncond"] + 2.5 * (feed["out_cond"] - feed["out_uncond"])
     )
-    _, parts, evidence = call(
-        "ratio", cut(feed["x"], sides), cut(x0, sides), row, bank, feed["latched"], None, numbers
+    parts = cut(x0, regions)
+    _, moved, evidence = call(
+        "ratio", cut(feed["x"], regions), parts, row, bank, feed["latched"], None, numbers
     )
-    steered, whole = join(parts, sides), of_pictures(evidence, sides)
-    x_next = row.a * feed["x"] + row.b * steered + row.c * feed["x0_prev"] + row.d * feed["z_step"]
+    guarded = steered(x0, parts, moved, evidence, regions)
+    whole = of_pictures(evidence, regions.count(shape), regions.rows)
+    x_next = row.a * feed["x"] + row.b * guarded + row.c * feed["x0_prev"] + row.d * feed["z_step"]
     vector = step_graph.row_of(table, 4, "ratio", 1.0, 2.5, numbers)
     wanted = {d.name for d in session.get_inputs()}
     asked = {k: v for k, v in {**feed, **inputs_of(bank), "row": vector}.items() if k in wanted}
     outputs = dict(zip((o.name for o in session.get_outputs()), session.run(None, asked), strict=True))
-    for found, expected in ((outputs["x_next"], x_next), (outputs["x0"], steered)):
+    for found, expected in ((outputs["x_next"], x_next), (outputs["x0"], guarded)):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
     opened = feed["latched"] | (evidence.value > 0)
     assert 0 < opened.sum() < len(opened)
@@ -187,10 +193,23 @@ def test_the_row_names_every_number_once() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "regions"), [*((mode, 1) for mode in NUMBERS), ("ratio", 2)])
-def test_step_graphs_compile_for_rtx(tmp_path, mode: str, regions: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "regions"),
+    [*((mode, WHOLE) for mode in NUMBERS), ("ratio", Regions(2)), ("ratio", Regions(2, anywhere=True))],
+)
+def test_step_graphs_compile_for_rtx(tmp_path, mode: str, regions: Regions) -> None:
     onnx.save(step_graph.build(mode, SHAPE, regions), tmp_path / "step.onnx")
-    shapes, sizes = {}, {"B": 2, "4*B": 8, "N": 300, "M": 700, "K": 16}
+    shapes, sizes = (
+        {},
+        {
+            "B": 2,
+            "4*B": 8,
+            f"{Regions(2, anywhere=True).count(SHAPE)}*B": 2 * Regions(2, anywhere=True).count(SHAPE),
+            "N": 300,
+            "M": 700,
+            "K": 16,
+        },
+    )
     for given in onnx.load(tmp_path / "step.onnx").graph.input:
         dims = given.type.tensor_type.shape.dim
         shapes[given.name] = (tuple(d.dim_value or sizes[d.dim_param] for d in dims),) * 3

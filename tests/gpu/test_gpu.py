@@ -33,6 +33,7 @@ from safegen.machine import gpu
 from safegen.manifest import Component, File, read_manifest, write_manifest
 from safegen.noise import normal_batch
 from safegen.probe import need_of, probe, probe_compilers
+from safegen.regions import WHOLE, Regions
 from safegen.seal import ZEROS, file_sha256
 from safegen.session import CUDA, available_providers
 from safegen.session import TENSORRT as TENSORRT_PROVIDER
@@ -84,11 +85,18 @@ def _taken(cases: list[parity.Case], part: Component) -> list[parity.Case]:
     return [(i, e) for i, e in first if all(fits(bounds[k], v.shape) for k, v in i.items())]
 
 
-@pytest.mark.parametrize(("name", "regions"), [*((name, 1) for name in GUARDS), ("ratio", 2)])
+@pytest.mark.parametrize(
+    ("name", "regions"),
+    [*((name, WHOLE) for name in GUARDS), ("ratio", Regions(2)), ("ratio", Regions(2, anywhere=True))],
+)
 def test_a_guard_computes_the_same_on_both_sides(
-    device: Device, name: str, regions: int, tmp_path: Path
+    device: Device, name: str, regions: Regions, tmp_path: Path
 ) -> None:
-    file = BUNDLE if regions == 1 else tiny.write_regions(tmp_path / "regions.negation", regions)
+    file = tmp_path / "regions.negation"
+    if regions == WHOLE:
+        file = BUNDLE
+    else:
+        tiny.write_regions(file, regions.sides, anywhere=regions.anywhere)
     engine, bundle, settings = Engine.open("fashion"), read_bundle(file), parse_guard(name)
     table = engine.plan(Solver("ddim"), 10, (32, 32))
     seeds = list(range(8))

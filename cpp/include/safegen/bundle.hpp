@@ -1,6 +1,7 @@
 // The negation bundle: both banks and their calibration, from one sealed safetensors file.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <string>
@@ -32,6 +33,7 @@ struct Bundle {
   std::array<std::int64_t, 3> latent_shape{};
   std::array<std::int64_t, 2> image_size{};
   std::int64_t regions = 1;  ///< a side, that ratio judges one by one; the banks hold regions
+  bool anywhere = false;     ///< the regions overlap; negation images show the thing alone, as large as one
   std::size_t target_count = 0;
   Json guard;  ///< default guard and its settings, told apart by "mode"
   double tau = 1.0, bandwidth = 1.0, aim_bandwidth = 1.0;
@@ -64,10 +66,19 @@ inline void check_regions(std::int64_t regions, const std::array<std::int64_t, 3
     throw std::invalid_argument("its regions do not divide its latents");
 }
 
-inline void check_shape(const char* name, const TensorView& tensor, std::int64_t count, std::int64_t regions,
+/// Regions along a height or width of so many latents: safegen.regions.Regions.along.
+inline std::int64_t regions_along(std::int64_t length, std::int64_t regions, bool anywhere) {
+  const std::int64_t side = length / regions;
+  if (!anywhere || side < 1) return regions;
+  std::int64_t step = std::max<std::int64_t>(1, side / 32);
+  while (side % step != 0) --step;
+  return (length - side) / step + 1;
+}
+
+inline void check_shape(const char* name, const TensorView& tensor, std::int64_t count, std::int64_t rows, std::int64_t regions,
                         const std::array<std::int64_t, 3>& latent) {
   if (count < 1 || count > std::numeric_limits<std::int64_t>::max() / 16) throw std::invalid_argument(std::string(name) + " has no such count");
-  const std::vector<std::int64_t> stated = {count * regions * regions, latent[0], latent[1] / regions, latent[2] / regions};
+  const std::vector<std::int64_t> stated = {count * rows, latent[0], latent[1] / regions, latent[2] / regions};
   if (tensor.shape != stated) throw std::invalid_argument(std::string(name) + " has another shape than its description says");
 }
 
@@ -84,7 +95,7 @@ inline Bundle parse_bundle(std::string_view content) {
   const Json version = info.is_object() ? info.value("schema_version", Json()) : Json();
   if (version != detail::bundle_schema)
     throw std::invalid_argument("bundle schema " + version.dump() + ", this safegen reads " + std::to_string(detail::bundle_schema));
-  only_keys(info, {"schema_version", "name", "latent_space", "latent_shape", "image_size", "regions",
+  only_keys(info, {"schema_version", "name", "latent_space", "latent_shape", "image_size", "regions", "anywhere",
                    "negation_count", "benign_count", "target_count", "benign_source", "source_digest", "created", "guard", "tau",
                    "bandwidth", "aim_bandwidth", "foreseen_from"});
   Bundle bundle;
@@ -93,15 +104,18 @@ inline Bundle parse_bundle(std::string_view content) {
   bundle.latent_shape = info.at("latent_shape");
   bundle.image_size = info.at("image_size");
   bundle.regions = value_or<std::int64_t>(info, "regions", 1);
+  bundle.anywhere = value_or<bool>(info, "anywhere", false);
   bundle.guard = info.at("guard");
   bundle.tau = info.at("tau");
   bundle.bandwidth = info.at("bandwidth");
   bundle.aim_bandwidth = info.at("aim_bandwidth");
   const auto benign_count = info.at("benign_count").get<std::int64_t>(), targets = info.at("target_count").get<std::int64_t>();
   detail::check_regions(bundle.regions, bundle.latent_shape);
-  detail::check_shape("negation", file.at("negation"), info.at("negation_count"), bundle.regions, bundle.latent_shape);
-  detail::check_shape("benign", file.at("benign"), benign_count, bundle.regions, bundle.latent_shape);
-  if (targets < 1 || targets > benign_count * bundle.regions * bundle.regions || !(bundle.tau > 0.0) || !(bundle.bandwidth > 0.0) || !(bundle.aim_bandwidth > 0.0) || !bundle.guard.is_object())
+  if (bundle.anywhere && bundle.regions == 1) throw std::invalid_argument("it looks anywhere for what fills the picture");
+  const std::int64_t parts = bundle.regions * bundle.regions;
+  detail::check_shape("negation", file.at("negation"), info.at("negation_count"), bundle.anywhere ? 1 : parts, bundle.regions, bundle.latent_shape);
+  detail::check_shape("benign", file.at("benign"), benign_count, parts, bundle.regions, bundle.latent_shape);
+  if (targets < 1 || targets > benign_count * parts || !(bundle.tau > 0.0) || !(bundle.bandwidth > 0.0) || !(bundle.aim_bandwidth > 0.0) || !bundle.guard.is_object())
     throw std::invalid_argument("its description is out of range");
   bundle.target_count = static_cast<std::size_t>(targets);
   bundle.negation = detail::widened(file.at("negation"));

@@ -225,7 +225,7 @@ class Pipeline {
   std::string step_name(const std::string& mode) const {
     const std::int64_t regions = regions_of(mode);
     const std::string side = std::to_string(regions);
-    return regions == 1 ? mode : mode + "-" + side + "x" + side;
+    return regions == 1 ? mode : mode + "-" + side + "x" + side + (bundle_->anywhere ? "-anywhere" : "");
   }
 
   std::array<std::int64_t, 3> latent_shape() const {
@@ -431,8 +431,9 @@ class Pipeline {
     state.emplace("x", host_tensor(shape, noise));
     state.emplace("sample", host_tensor({job.guided ? 2 * count : count, channels, height, width}, seen));
     state.emplace("x0_prev", host_tensor(shape, zeros));
-    const std::int64_t regions = regions_of(job.guard.mode);
-    state.emplace("latched", closed(count * regions * regions));
+    const std::int64_t sides = regions_of(job.guard.mode);
+    const auto regions = [&](std::int64_t length) { return sides == 1 ? 1 : detail::regions_along(length, sides, bundle_->anywhere); };
+    state.emplace("latched", closed(count * regions(height) * regions(width)));
     const Ort::Value none = host_tensor(shape, zeros);
     const Tensors& bank = bank_of(job.guard, step);
     for (Picture& picture : pictures) picture.verdict.guard = job.guard.mode, picture.verdict.steps = steps;
