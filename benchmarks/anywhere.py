@@ -1,7 +1,8 @@
 """The guard on things that lie anywhere: pictures of one garment, or of two; sneakers are negated.
 
 A garment's latents (4x8x8) are repeated k x k times, as in tiled.py, and laid at a place drawn by lot on
-black of twice the side: one anywhere, or two side by side (or one above the other), each anywhere along its half.
+black of twice the side: one anywhere, or two side by side (or one above the other), each anywhere along its
+half.
 Guards: none; ``ratio`` on whole pictures and on quarters, with a bank of such pictures; and ``ratio`` by
 regions that overlap, with a bank of sneakers alone, as ``freeze --regions 2 --anywhere`` makes it.
 Writes benchmarks/anywhere.json and a picture of each kind.

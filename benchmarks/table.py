@@ -216,8 +216,9 @@ SCENES = {
 
 
 def scenes(table: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Sampled latents of 4x64x64, one row a guard."""
-    one = table["scene"]["20"]["none"]
+    """Sampled pictures of one thing and of several, one row a guard."""
+    last = list(table.values())[-1]
+    one = next(iter(last.values()))["none"]
     heads = {name: head for name, head in SCENES.items() if name in one}
     lines = [f"| picture | guard | {' | '.join(heads.values())} |", "|---" * (len(heads) + 2) + "|"]
     for kind, arms in table.items():
@@ -230,7 +231,7 @@ def scenes(table: dict[str, dict[str, dict[str, Any]]]) -> str:
             ]
             lines.append(f"| {kind} | {guard} | {' | '.join(figures)} |")
     counts = f"{one['attack_pictures']} attack pictures and {one['others']} others"
-    note = f"{at([int(n) for n in table['scene']])}N: {counts} a row."
+    note = f"{at([int(n) for n in last])}N: {counts} a row."
     return "\n".join([*lines, "", note])
 
 
@@ -274,6 +275,7 @@ OTHERS = {
     "high dimension": high_dimension,
     "scenarios": scenarios,
     "tiled": scenes,
+    "anywhere": scenes,
     "scenes": scenes,
     "copies": copies,
 }
