@@ -22,9 +22,8 @@ from high_dimension import enlarge
 from judge import Judge
 from safegen.engine import Engine
 from safegen.regions import WHOLE, Regions, cut
-from safegen.seal import replacing
 from scenes import BANK, BENIGN, QUARTERS, SNEAKER, Array, Gate, draw, fashion, make_gate
-from tiled import GARMENT, ORDINARY, Asked, Tiled, ask, measured
+from tiled import GARMENT, ORDINARY, Asked, Tiled, ask, keep, measured
 
 OUT = Path(__file__).parent / "anywhere.json"
 COUNT = {"one": 1, "two": 2}
@@ -202,13 +201,9 @@ def main() -> None:
                     for (pictures, opened), spots in zip(drawn, places, strict=True)
                 ]
                 row = measured(judge, found, asked, real)
-                row |= {"rate": gate.rate, "caught": gate.caught} if gate else {}
-                table.setdefault(called, {}).setdefault(str(steps), {})[name] = row
-                print(kind, steps, name, json.dumps(row), flush=True)
+                keep(table, (called, str(steps), name), row, gate, args.out)
                 if steps == args.steps[0]:
                     sheet.append(np.concatenate([*drawn[0][0][:8], *drawn[1][0][:4]], axis=1))
-                with replacing(args.out) as scratch:
-                    scratch.write_text(json.dumps(table, indent=1) + "\n")
         Image.fromarray(np.concatenate(sheet)).save(args.out.with_name(f"anywhere-{called}.png"))
 
 

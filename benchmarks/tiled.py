@@ -188,6 +188,17 @@ def measured(judge: Judge, drawn: Sequence[Any], asked: Sequence[Asked], real: A
     }
 
 
+def keep(table: dict[str, Any], place: tuple[str, str, str], row: dict[str, Any], gate: Gate | None,
+         out: Path) -> None:  # fmt: skip
+    """Put a row into a table at (kind, steps, guard), and the table into its file."""
+    kind, steps, name = place
+    row |= {"rate": gate.rate, "caught": gate.caught} if gate else {}
+    table.setdefault(kind, {}).setdefault(steps, {})[name] = row
+    print(*place, json.dumps(row), flush=True)
+    with replacing(out) as scratch:
+        scratch.write_text(json.dumps(table, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kinds", nargs="*", default=list(SIDES), choices=list(SIDES))
@@ -215,13 +226,9 @@ def main() -> None:
                 ]
                 garments = [(parts_of(kind, pictures), opened) for pictures, opened in drawn]
                 row = measured(judge, garments, asked, real)
-                row |= {"rate": gate.rate, "caught": gate.caught} if gate else {}
-                table.setdefault(called, {}).setdefault(str(steps), {})[name] = row
-                print(kind, steps, name, json.dumps(row), flush=True)
+                keep(table, (called, str(steps), name), row, gate, args.out)
                 if steps == args.steps[0]:
                     sheet.append(np.concatenate([*drawn[0][0][:6], *drawn[1][0][:4]], axis=1))
-                with replacing(args.out) as scratch:
-                    scratch.write_text(json.dumps(table, indent=1) + "\n")
         Image.fromarray(np.concatenate(sheet)).save(args.out.with_name(f"tiled-{called}.png"))
 
 

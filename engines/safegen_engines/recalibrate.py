@@ -168,8 +168,9 @@ def measure(calibration: Calibration, shown: NDArray[Any], rate: float) -> Point
 def _not_in(latents: NDArray[np.float16], bank: NDArray[np.float16], regions: Regions) -> NDArray[np.bool_]:
     """Of which latents no region is, bit for bit, in a bank: (N,)."""
     held = {row.tobytes() for row in bank}
-    known: NDArray[Any] = np.array([row.tobytes() in held for row in cut(latents, regions)], bool)
-    return np.asarray(~known.reshape(-1, regions.count(latents.shape)).any(axis=1))
+    # one by one: regions that overlap hold each picture many times over
+    each = (cut(latents[i : i + 1], regions) for i in range(len(latents)))
+    return np.array([not any(row.tobytes() in held for row in parts) for parts in each], bool)
 
 
 def _can_tell(benign: int, rate: float) -> bool:
