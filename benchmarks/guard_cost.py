@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 
-from safegen import guard
-from safegen.regions import Regions, cut, steered
+from safegen import guard, regions
 from safegen.solver import Row
 from safegen_engines.gate_axes import MOST
 
@@ -56,16 +55,17 @@ def main() -> None:
     parts = np.linalg.qr(rng.standard_normal((4 * 32 * 32, MOST)))[0].T.astype(np.float16)
     things = guard.make_bank(small[:N], small[N:], axes=parts)
 
-    def anywhere() -> Any:
-        """As ``guard_settings`` puts it together: 515 things, and four regions of each benign image."""
-        regions = Regions(2, anywhere=True)
-        cuts, closed = cut(x0, regions), np.zeros(regions.count(x.shape), bool)
-        _, moved, evidence = guard.ratio(cut(x, regions), cuts, row, things, closed, **numbers)
-        return steered(x0, cuts, moved, evidence, regions)
+    layout = regions.Regions(2, anywhere=True)
+    closed = np.zeros(layout.count(x.shape), bool)
+
+    def anywhere(opens: float) -> Any:
+        """515 things, and four regions of each benign image."""
+        return regions.ratio(x, x0, row, things, closed, layout, plain=None, **{**numbers, "opens": opens})
 
     calls = {
         "ratio": lambda: guard.ratio(x, x0, row, bank, shut, **numbers),
-        "ratio, anywhere": anywhere,
+        "ratio, anywhere, shut": lambda: anywhere(1e9),
+        "ratio, anywhere, all regions open": lambda: anywhere(-1e9),
         "official": lambda: guard.official(x, x0, row, units, units_sq, z, bandwidth=3.15, scale=0.33,
                                            threshold=0.0, margin=0.0, unit_x0=False),
         "spell": lambda: guard.spell(x, x0, bank, radius=9.0, overcompensation=1.6),

@@ -174,6 +174,13 @@ def as_kernels(near: tuple[Array, Array], bandwidth: Any) -> tuple[Array, Array]
     return near[0] * scale, near[1] * scale
 
 
+def gate(rows: Array, bank: Bank, bandwidth: Any) -> tuple[tuple[Array, Array], Array]:
+    """:func:`nearness` of rows x0, and what the gate of ``ratio`` sees there (:func:`foreseen_log_ratio`)."""
+    near = nearness(rows, bank)
+    seen = as_kernels(by_measure(near, rows, bank.measure), bandwidth)
+    return near, logmeanexp(seen[0]) - logmeanexp(seen[1])
+
+
 def foreseen_kernels(x0: Array, bank: Bank, bandwidth: Any) -> tuple[Array, Array]:
     """The gate's :func:`as_kernels`, (B, N) and (B, M), at the picture that the model foresees."""
     rows = flat(x0)
@@ -186,8 +193,7 @@ def foreseen_log_ratio(x0: Array, bank: Bank, bandwidth: Any) -> Array:
     x0 holds what the model and the prompt know besides x_t: it tells a t-shirt from a pullover many steps
     before x_t does.
     """
-    unsafe, benign = foreseen_kernels(x0, bank, bandwidth)
-    return logmeanexp(unsafe) - logmeanexp(benign)
+    return gate(flat(x0), bank, bandwidth)[1]
 
 
 def mean_of_refs(weights: Array, refs: Array, like: Array) -> Array:
@@ -254,9 +260,8 @@ def ratio(
     """
     xp = array_namespace(x)
     asked = flat(x0 if plain is None else plain)
-    near = nearness(asked, bank)
-    seen = as_kernels(by_measure(near, asked, bank.measure), bandwidth)
-    value = logmeanexp(seen[0]) - logmeanexp(seen[1]) - opens
+    near, evidence = gate(asked, bank, bandwidth)
+    value = evidence - opens
     still, *noisy = log_ratio(x, bank, row, tau)
     away = xp.clip(still - releases, -30.0, 30.0)
     strength = row.unsettled + (1 - row.unsettled) * (1 / (1 + xp.exp(-away)))
@@ -268,8 +273,8 @@ def ratio(
     aimed = benign if bank.aims is None else benign + bank.aims
     safe = mean_of_refs(softmax(aimed), bank.benign, x0)
     target = safe + repulsion * (safe - mean_of_refs(softmax(unsafe), bank.refs, x0))
-    evidence = Evidence(value, weight, xp.argmax(unsafe, axis=-1))
-    return x, x0 + per_sample(weight, x0) * (target - x0), evidence
+    seen = Evidence(value, weight, xp.argmax(unsafe, axis=-1))
+    return x, x0 + per_sample(weight, x0) * (target - x0), seen
 
 
 def paper(

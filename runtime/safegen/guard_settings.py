@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import numpy as np
 
-from safegen import guard, noise
+from safegen import guard, noise, regions
 from safegen.calibration import density_curves, neighbours, thresholds
 from safegen.device import array_namespace
 from safegen.errors import GuardError, UsageError
 from safegen.guard import Bank, Evidence
-from safegen.regions import cut, of_pictures, steered
 from safegen.solver import Row, Table
 
 if TYPE_CHECKING:
@@ -207,7 +206,7 @@ def _log_snrs(table: Table) -> list[float]:
 
 def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
     curves = thresholds(bundle.calibration, settings.false_positive_rate, _log_snrs(table))
-    regions = bundle.info.layout
+    layout = bundle.info.layout
     latched: Array = None
 
     def run(
@@ -216,17 +215,15 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
         nonlocal latched
         xp = array_namespace(x)
         if i == 0:
-            latched = xp.zeros(x.shape[0] * regions.count(x.shape), dtype=xp.bool)
-        parts = cut(x0, regions)
-        _, moved, evidence = guard.ratio(
-            cut(x, regions), parts, table.rows[i], bank, latched, opens=float(curves.opens[i]),
+            latched = xp.zeros(x.shape[0] * layout.count(x.shape), dtype=xp.bool)
+        steered, evidence = regions.ratio(
+            x, x0, table.rows[i], bank, latched, layout, opens=float(curves.opens[i]),
             sure=float(curves.sure[i]), releases=float(curves.releases[i]), tau=bundle.info.tau,
             repulsion=settings.repulsion, bandwidth=bundle.info.bandwidth,
-            aim_bandwidth=bundle.info.aim_bandwidth, plain=None if plain is None else cut(plain, regions),
+            aim_bandwidth=bundle.info.aim_bandwidth, plain=plain,
         )  # fmt: skip
         latched = latched | (evidence.value > 0)
-        seen = of_pictures(evidence, regions.count(x.shape), regions.rows)
-        return x, steered(x0, parts, moved, evidence, regions), seen
+        return x, steered, regions.of_pictures(evidence, layout.count(x.shape), layout.rows)
 
     return run
 

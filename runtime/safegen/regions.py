@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from safegen import guard
 from safegen.device import array_namespace
-from safegen.guard import Bank, Evidence, foreseen_log_ratio
+from safegen.guard import Bank, Evidence, flat, foreseen_log_ratio
+from safegen.solver import Row
 
 SIDES = (1, 2, 4)
 """How many regions a picture may have a side: whole, quarters, sixteenths."""
@@ -140,6 +142,51 @@ def at_random(x: Any, regions: Regions, rng: np.random.Generator) -> Any:
     count, several = regions.count(x.shape), regions.sides**2
     chosen = [rng.choice(count, several, replace=False) for _ in x]
     return np.concatenate([cut(x[i : i + 1], regions)[some] for i, some in enumerate(chosen)])
+
+
+def ratio(
+    x: Array, x0: Array, row: Row, bank: Bank, latched: Array, regions: Regions, *, opens: float,
+    bandwidth: float, plain: Array | None, **numbers: float,
+) -> tuple[Array, Evidence]:  # fmt: skip
+    """:func:`safegen.guard.ratio` of each region: pictures x0', and the evidence of each region.
+
+    Of regions that overlap there are many, and few are open: the others are left at what the gate needs.
+
+    Args:
+        x: (B, C, H, W), as ``x0`` and ``plain``.
+        x0: what the model foresees.
+        row: the step.
+        bank: of regions.
+        latched: (B M,) bool.
+        regions: how they lie.
+        opens: of the gate, as ``bandwidth``.
+        bandwidth: h.
+        plain: x0 without the text guard beside it.
+        numbers: the others of :func:`safegen.guard.ratio`.
+    """
+    gate = {"opens": opens, "bandwidth": bandwidth}
+    noisy, parts = cut(x, regions), cut(x0, regions)
+    asked = parts if plain is None else cut(plain, regions)
+    if not regions.anywhere:
+        _, moved, evidence = guard.ratio(noisy, parts, row, bank, latched, plain=asked, **gate, **numbers)
+        return join(moved, regions.sides), evidence
+    xp = array_namespace(x)
+    near, value = guard.gate(flat(asked), bank, bandwidth)
+    value = value - opens
+    weight, nearest = xp.zeros_like(value), xp.argmax(near[0], axis=-1)
+    (acts,) = xp.nonzero((value > 0.0) | latched)
+    if not acts.shape[0]:
+        return x0, Evidence(value, weight, nearest)
+    x_some, x0_some, asked_some, latched_some = (
+        xp.take(v, acts, axis=0) for v in (noisy, parts, asked, latched)
+    )
+    _, redrawn, seen = guard.ratio(
+        x_some, x0_some, row, bank, latched_some, plain=asked_some, **gate, **numbers
+    )
+    moved = xp.asarray(parts, copy=True)
+    moved[acts, ...], weight[acts], nearest[acts] = redrawn, seen.weight, seen.nearest
+    evidence = Evidence(value, weight, nearest)
+    return steered(x0, parts, moved, evidence, regions), evidence
 
 
 def steered(x0: Array, parts: Array, moved: Array, evidence: Evidence, regions: Regions) -> Array:

@@ -51,7 +51,8 @@ def test_an_engine_is_sealed_complete_and_draws(source: Path, tmp_path: Path) ->
     assert manifest.name == "tiny"
     assert manifest.defaults.steps == 7
     assert manifest.defaults.solver == "dpm++2m"  # PNDM has no twin here
-    assert set(manifest.steps) == {*manifest.guards, "ratio-2x2", "ratio-4x4"}
+    by_regions = {f"ratio-{by}{also}" for by in ("2x2", "4x4") for also in ("", "-anywhere")}
+    assert set(manifest.steps) == {*manifest.guards} | by_regions
     assert {step.file for step in manifest.steps.values()} <= set(manifest.files)
     for part in manifest.components.values():
         assert part.parity.reference == "torch"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safegen import guard
+from safegen import guard, regions
 from safegen.calibration import LOG_SNR_GRID, Calibration
 from safegen.errors import UsageError
 from safegen.guard import Evidence, make_bank
@@ -169,6 +169,27 @@ def test_a_thing_is_redrawn_wherever_it_lies(place: tuple[int, int]) -> None:
     there = redrawn[1, :, i : i + 4, j : j + 4]
     assert np.square(there - thing[0]).mean() > 1.0
     assert evidence.nearest[1] < 20  # an image, not a region of one
+
+
+@pytest.mark.parametrize("opens", [-50.0, -1.0, 0.5, 50.0])
+def test_regions_that_stay_shut_are_spared_work_and_nothing_else(opens: float) -> None:
+    """All, some and none open, some opened before: as if the guard had looked at every region."""
+    rng, layout = np.random.default_rng(2), Regions(2, anywhere=True)
+    bank = make_bank(draw(rng, 20, 4, at=0.3), draw(rng, 60, 4))
+    x, x0, plain = (draw(rng, 3, 8, at=0.15) for _ in range(3))
+    latched = rng.random(3 * layout.count(x.shape)) > 0.9
+    numbers = {"sure": 0.1, "releases": -1.0, "tau": 1.0, "repulsion": 1.0, "aim_bandwidth": 1.5}
+    found, evidence = regions.ratio(
+        x, x0, noised(0.5), bank, latched, layout, opens=opens, bandwidth=1.5, plain=plain, **numbers
+    )
+    parts = cut(x0, layout)
+    _, moved, every = guard.ratio(
+        cut(x, layout), parts, noised(0.5), bank, latched, opens=opens, bandwidth=1.5,
+        plain=cut(plain, layout), **numbers,
+    )  # fmt: skip
+    for ours, theirs in zip(evidence, every, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, steered(x0, parts, moved, every, layout), rtol=1e-5, atol=1e-5)
 
 
 def test_a_thing_anywhere_under_the_strict_array_api() -> None:
