@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The .negation file.")],
-    negation: Annotated[list[str], typer.Option("--negation", help="Images of what must never be drawn, other than the bundle's: folders, globs or files (repeatable).")],
+    negation: Annotated[list[str], typer.Option("--negation", help="Images of what must never be drawn, other than the bundle's: folders, globs or files (repeatable); for one frozen --anywhere, whole pictures that show it.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to write.")],
     benign: Annotated[list[str] | None, typer.Option("--benign", help="Ordinary images, other than the bundle's (repeatable).")] = None,
     benign_prompts: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A file with one ordinary prompt a line, instead: closer to what users draw.")] = None,
