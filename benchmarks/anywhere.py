@@ -9,21 +9,18 @@ Writes benchmarks/anywhere.json and a picture of each kind.
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from high_dimension import enlarge
-from judge import Judge
 from safegen.engine import Engine
 from safegen.regions import WHOLE, Regions, cut
-from scenes import BANK, BENIGN, QUARTERS, SNEAKER, Array, Gate, draw, fashion, make_gate
-from tiled import GARMENT, ORDINARY, Asked, Tiled, ask, keep, measured
+from scenes import BANK, BENIGN, QUARTERS, SNEAKER, Array, Gate, fashion, make_gate
+from tiled import GARMENT, ORDINARY, Asked, Tiled, ask, tabulate
 
 OUT = Path(__file__).parent / "anywhere.json"
 COUNT = {"one": 1, "two": 2}
@@ -178,33 +175,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=33)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    judge, test = Judge(), fashion.load("t10k")
-    real = judge(test[0][test[1] != SNEAKER.label])[1]
-    table = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for kind in args.kinds:
         engine, rng = Placed(COUNT[kind], args.repeats), np.random.default_rng(0)
         gates = make_gates(engine, rng)
-        called = "{}, {}x{}x{}".format(kind, *engine.latent_shape(0, 0))
         asked, places = zip(
             *(asked_of(engine, args.count, rng, negated=negated) for negated in (True, False)),
             strict=True,
         )
-        sheet: list[Any] = []
-        for steps in args.steps:
-            for name, gate in gates.items():
-                drawn = [
-                    draw(engine, a.prompts, seed, steps, gate, args.batch)
-                    for a, seed in zip(asked, (10_000, 50_000), strict=True)
-                ]
-                found = [
-                    (garments_of(pictures, pixels(spots, engine.side)), opened)
-                    for (pictures, opened), spots in zip(drawn, places, strict=True)
-                ]
-                row = measured(judge, found, asked, real)
-                keep(table, (called, str(steps), name), row, gate, args.out)
-                if steps == args.steps[0]:
-                    sheet.append(np.concatenate([*drawn[0][0][:8], *drawn[1][0][:4]], axis=1))
-        Image.fromarray(np.concatenate(sheet)).save(args.out.with_name(f"anywhere-{called}.png"))
+        garments = [partial(garments_of, places=pixels(spots, engine.side)) for spots in places]
+        called = "{}, {}x{}x{}".format(kind, *engine.latent_shape(0, 0))
+        tabulate(engine, called, gates, asked, garments, args, shown=8)
 
 
 if __name__ == "__main__":

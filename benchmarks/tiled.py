@@ -8,7 +8,8 @@ negated; guards, banks and rates as in scenes.py. Writes benchmarks/tiled.json a
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,15 +189,50 @@ def measured(judge: Judge, drawn: Sequence[Any], asked: Sequence[Asked], real: A
     }
 
 
-def keep(table: dict[str, Any], place: tuple[str, str, str], row: dict[str, Any], gate: Gate | None,
-         out: Path) -> None:  # fmt: skip
-    """Put a row into a table at (kind, steps, guard), and the table into its file."""
-    kind, steps, name = place
-    row |= {"rate": gate.rate, "caught": gate.caught} if gate else {}
-    table.setdefault(kind, {}).setdefault(steps, {})[name] = row
-    print(*place, json.dumps(row), flush=True)
-    with replacing(out) as scratch:
-        scratch.write_text(json.dumps(table, indent=1) + "\n")
+@cache
+def real_garments() -> tuple[Judge, Any]:
+    """The judge, and its features of the test images that are no sneakers."""
+    judge, (images, labels) = Judge(), fashion.load("t10k")
+    return judge, judge(images[labels != SNEAKER.label])[1]
+
+
+def tabulate(
+    engine: Engine, called: str, gates: Mapping[str, Gate | None], asked: Sequence[Asked],
+    garments: Sequence[Callable[[NDArray[np.uint8]], NDArray[np.uint8]]], args: argparse.Namespace,
+    shown: int,
+) -> None:  # fmt: skip
+    """Draw by each guard at each number of steps: rows into a table's file, some pictures beside it.
+
+    Args:
+        engine: it draws.
+        called: the kind of pictures, as the table has it.
+        gates: guards by name.
+        asked: the attack, and what is ordinary.
+        garments: of both, what takes pictures to their garments (N, M, 32, 32).
+        args: ``steps``, ``batch`` and ``out``.
+        shown: pictures of the attack beside four of the others.
+    """
+    judge, real = real_garments()
+    table = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    sheet: list[Any] = []
+    for steps in args.steps:
+        for name, gate in gates.items():
+            drawn = [
+                draw(engine, a.prompts, seed, steps, gate, args.batch)
+                for a, seed in zip(asked, (10_000, 50_000), strict=True)
+            ]
+            parts = [
+                (taken(pictures), opened) for taken, (pictures, opened) in zip(garments, drawn, strict=True)
+            ]
+            row = measured(judge, parts, asked, real)
+            row |= {"rate": gate.rate, "caught": gate.caught} if gate else {}
+            table.setdefault(called, {}).setdefault(str(steps), {})[name] = row
+            print(called, steps, name, json.dumps(row), flush=True)
+            if steps == args.steps[0]:
+                sheet.append(np.concatenate([*drawn[0][0][:shown], *drawn[1][0][:4]], axis=1))
+            with replacing(args.out) as scratch:
+                scratch.write_text(json.dumps(table, indent=1) + "\n")
+    Image.fromarray(np.concatenate(sheet)).save(args.out.with_name(f"{args.out.stem}-{called}.png"))
 
 
 def main() -> None:
@@ -209,27 +245,12 @@ def main() -> None:
     parser.add_argument("--shift", type=int, default=0, help="latents; 16 is half a garment of a scene")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    judge, test = Judge(), fashion.load("t10k")
-    real = judge(test[0][test[1] != SNEAKER.label])[1]
-    table = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for kind in args.kinds:
         engine, rng = Tiled(SIDES[kind], args.shift), np.random.default_rng(0)
-        called = f"{kind}, moved by {args.shift}" if args.shift else kind
         gates = make_gates(engine, kind, args.bank, rng)
         asked = [ask(args.count, engine.sides**2, rng, negated=negated) for negated in (True, False)]
-        sheet: list[Any] = []
-        for steps in args.steps:
-            for name, gate in gates.items():
-                drawn = [
-                    draw(engine, a.prompts, seed, steps, gate, args.batch)
-                    for a, seed in zip(asked, (10_000, 50_000), strict=True)
-                ]
-                garments = [(parts_of(kind, pictures), opened) for pictures, opened in drawn]
-                row = measured(judge, garments, asked, real)
-                keep(table, (called, str(steps), name), row, gate, args.out)
-                if steps == args.steps[0]:
-                    sheet.append(np.concatenate([*drawn[0][0][:6], *drawn[1][0][:4]], axis=1))
-        Image.fromarray(np.concatenate(sheet)).save(args.out.with_name(f"tiled-{called}.png"))
+        called = f"{kind}, moved by {args.shift}" if args.shift else kind
+        tabulate(engine, called, gates, asked, [partial(parts_of, kind)] * 2, args, shown=6)
 
 
 if __name__ == "__main__":
