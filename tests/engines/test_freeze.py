@@ -4,6 +4,7 @@ import resource
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -142,6 +143,19 @@ def test_regions_that_cannot_be_are_refused(engine, picture_folder, tmp_path, op
     paths = find_images([str(picture_folder)])
     with pytest.raises(UsageError, match=word):
         freeze(engine, paths, tmp_path / "x", name="x", **options)
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_encoder_of_one_size_cannot_take_a_thing_alone(engine, picture_folder, tmp_path) -> None:
+    """Refused before it runs, and not with the words of a graph that is fed another size."""
+    manifest = engine.manifest
+    encoder = manifest.components["vae_encoder"]
+    inputs = {name: msgspec.structs.replace(t, shape=[1, 3, 32, 32]) for name, t in encoder.inputs.items()}
+    parts = manifest.components | {"vae_encoder": msgspec.structs.replace(encoder, inputs=inputs)}
+    fixed = Engine(engine.folder, msgspec.structs.replace(manifest, components=parts), engine.device)
+    paths = find_images([str(picture_folder)])
+    with pytest.raises(UsageError, match="takes 32x32 pictures alone"):
+        freeze(fixed, paths, tmp_path / "x", name="x", benign=paths, regions=2, anywhere=True)
     assert not (tmp_path / "x").exists()
 
 

@@ -128,6 +128,13 @@ def test_a_description_that_does_not_fit_its_tensors_is_refused(tmp_path: Path) 
         read_bundle(path)
 
 
+def test_looking_anywhere_for_what_fills_the_picture_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.negation"
+    write(path, anywhere=True)
+    with pytest.raises(BundleError, match="anywhere is for 2 and more"):
+        read_bundle(path)
+
+
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("safegen.bundle.seal", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -2,6 +2,7 @@
 scene, or what must never be drawn passes in a corner of it."""
 
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import array_api_strict
 import numpy as np
@@ -124,12 +125,20 @@ def covering(x: np.ndarray, regions: Regions) -> list[list[np.ndarray]]:
 
 @given(
     sides=st.sampled_from(SIDES[1:]), height=st.integers(1, 12), width=st.integers(1, 12),
-    channels=st.integers(1, 3), seed=st.integers(0, 99),
+    channels=st.integers(1, 3), seed=st.integers(0, 99), steps=st.sampled_from([2, 3, 32]),
 )  # fmt: skip
 def test_overlapping_regions_are_slices_and_the_strongest_comes_back(
-    sides: int, height: int, width: int, channels: int, seed: int
+    sides: int, height: int, width: int, channels: int, seed: int, steps: int
 ) -> None:
-    """Against plain slicing, for pictures of any shape: each latent is the strongest covering region's."""
+    """Against plain slicing, for pictures of any shape: each latent is the strongest covering region's.
+
+    With fewer steps a region, as large pictures have them a latent or more apart.
+    """
+    with patch.object(regions, "STEPS", steps):
+        check_overlapping(sides, height, width, channels, seed)
+
+
+def check_overlapping(sides: int, height: int, width: int, channels: int, seed: int) -> None:
     regions, rng = Regions(sides, anywhere=True), np.random.default_rng(seed)
     x = rng.standard_normal((2, channels, sides * height, sides * width)).astype(np.float32)
     slices, count = covering(x, regions), regions.count(x.shape)
