@@ -9,7 +9,6 @@ Writes benchmarks/scenes.json and pictures.
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,9 +29,7 @@ from high_dimension import picture
 from judge import Judge
 from prompts import GARMENTS
 from safegen.bundle import Bundle, BundleInfo
-from safegen.calibration import bandwidth_of, calibrate
 from safegen.engine import Engine
-from safegen.guard import make_bank
 from safegen.guard_settings import Off, Ratio, open_guard
 from safegen.guidance import guided
 from safegen.loop import denoise, first_latents
@@ -41,10 +38,8 @@ from safegen.regions import WHOLE, Regions, at_random, cut, strongest_foreseen
 from safegen.seal import replacing
 from safegen.solver import Solver
 from safegen_engines import foresee
-from safegen_engines.freeze import JUDGED
-from safegen_engines.gate_axes import gate_axes
-from safegen_engines.gate_rate import RATES, left_out, rate_for
-from safegen_engines.lookalikes import targets_first
+from safegen_engines.banks import calibrated, make_banks, rate_of
+from safegen_engines.gate_rate import RATES
 from safegen_eval.quality import frechet, precision_recall
 from safegen_eval.statistics import wilson
 from train_scenes import FOLDER, OTHERS, SCHEDULE, SOURCE
@@ -128,32 +123,23 @@ def make_gate(
         group: how many regions of the bank are of one picture.
     """
     lot = np.random.default_rng(0)
-    negation, ordinary = negation.astype(np.float16), at_random(benign[HELD:], regions, lot)
-    rows, targets = targets_first(ordinary.astype(np.float16), negation)
-    axes = gate_axes(negation, rows)
-    bank = make_bank(negation, rows, targets, axes)
-    bandwidth = bandwidth_of(bank)
-    at = partial(strongest_foreseen, bank=bank, bandwidth=bandwidth, regions=regions)
+    negation, benign = negation.astype(np.float16), benign.astype(np.float16)
+    banks = make_banks(negation, at_random(benign[HELD:], regions, lot), group, text=True)
+    at = partial(strongest_foreseen, bank=banks.bank, bandwidth=banks.bandwidth, regions=regions)
     foreseen = foresee.from_subjects(engine, prompts, SIZE, at, 50, lambda *_: None)
-    judged = np.arange(len(negation))[:: max(1, math.ceil(len(negation) / JUDGED))]
-    held, shown = (
-        at_random(benign[:HELD], regions, lot).astype(np.float32),
-        negation[judged].astype(np.float32),
-    )
-    calibration = calibrate(bank, held, shown, judged, 1.0, foreseen)
-    evidence = left_out(bank, np.arange(len(negation)), bandwidth).reshape(-1, group).max(axis=1)
-    rate, caught = rate_for(calibration, evidence, RATES)
+    calibration = calibrated(banks, at_random(benign[:HELD], regions, lot), foreseen)
+    gate = rate_of(banks, calibration, RATES)
     info = BundleInfo(
         name=SNEAKER.name, latent_space=engine.manifest.latent_space.id,
         latent_shape=engine.latent_shape(*SIZE), image_size=SIZE, regions=regions.sides,
         anywhere=regions.anywhere, negation_count=len(negation) // group, benign_count=len(benign) - HELD,
-        target_count=targets, benign_source="images", source_digest="", created="",
-        guard=Ratio(false_positive_rate=rate), bandwidth=bandwidth,
-        aim_bandwidth=bandwidth_of(bank._replace(measure=None)), foreseen_from="prompts",
+        target_count=banks.targets, benign_source="images", source_digest="", created="",
+        guard=Ratio(false_positive_rate=gate.rate), bandwidth=banks.bandwidth,
+        aim_bandwidth=banks.aim_bandwidth, foreseen_from="prompts",
     )  # fmt: skip
-    bundle = Bundle(info=info, digest="", negation=negation, benign=rows, axes=axes,
+    bundle = Bundle(info=info, digest="", negation=banks.negation, benign=banks.benign, axes=banks.axes,
                     calibration=calibration)  # fmt: skip
-    return Gate(bundle, rate, caught)
+    return Gate(bundle, *gate)
 
 
 def encoded(engine: Engine, pictures: Sequence[NDArray[np.uint8]]) -> Array:

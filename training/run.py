@@ -11,7 +11,7 @@ from torch import nn
 WORK = Path(__file__).resolve().parent.parent / "build" / "training"
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
+def save(path: Path, state: Any) -> None:
     """Write a checkpoint whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".part")

@@ -3,10 +3,11 @@
 The embedded model's text encoder and autoencoder, kept as they are, and a UNet of its own. Half of the
 pictures are one garment enlarged ("a photo of a coat"), half a scene of four ("a coat and others"): the
 coat at a place drawn by lot, among three of other classes; sneakers are only where the prompt has them.
-Needs a GPU: seven minutes on an H200. Leaves build/training/scenes/unet.
+The UNet sees blocks of 4x4 latents as one, so that two cores can train it. Leaves build/training/scenes/unet.
 """
 
 import argparse
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -20,34 +21,55 @@ from transformers import CLIPTextModel
 
 import fashion
 from prompts import GARMENTS
-from run import WORK, cosine, descend, keep, log, restore, update_ema
+from run import WORK, cosine, descend, keep, log, restore, save, update_ema
 from train_pixels import SCHEDULE as PIXELS
 from train_unet import tokenizer
 
 SOURCE = Path(__file__).parent / "checkpoint"
 FOLDER = WORK / "scenes"
 CHECKPOINT = WORK / "scenes.pt"
+POOL = WORK / "scenes-latents.pt"
 SIDE = 256
 GUARDED = next(g.label for g in GARMENTS if g.name == "sneaker")
 OTHERS = "{} and others"
-SCHEDULE = {**PIXELS, "clip_sample": False}
-"""It ends in pure noise: what is smooth outlasts the embedded model's last noise at this size."""
+PATCH = 4
+"""Latents a side that the UNet sees as one, with 16 times the channels."""
+
+
+def shifted_betas(by: float) -> list[float]:
+    """The cosine schedule's betas with each log-SNR lower by 2 log(by): "simple diffusion", arXiv 2301.11093.
+
+    What is enlarged outlasts noise that hides the small picture.
+    """
+    kept = DDPMScheduler(**PIXELS).alphas_cumprod.double()
+    kept = kept / (kept + by**2 * (1 - kept))
+    before = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
+    return (1 - kept / before).tolist()
+
+
+SCHEDULE = {**PIXELS, "clip_sample": False, "trained_betas": shifted_betas(PATCH)}
 
 
 def build() -> UNet2DConditionModel:
-    """Four levels, 64x64 to 8x8; text from 16x16 on."""
+    """Three levels, 16x16 blocks to 4x4; text from 8x8 on."""
     return UNet2DConditionModel(
-        sample_size=SIDE // 4,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(64, 96, 128, 192),
+        sample_size=SIDE // 4 // PATCH,
+        in_channels=4 * PATCH**2,
+        out_channels=4 * PATCH**2,
+        block_out_channels=(96, 128, 192),
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=128,
         attention_head_dim=4,
         norm_num_groups=16,
     )
+
+
+def predict(unet: UNet2DConditionModel, x: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+    """V (B, 4, 64, 64) of x_t and text states (B, L, 128)."""
+    blocks = F.pixel_unshuffle(x, PATCH).to(memory_format=torch.channels_last)
+    return F.pixel_shuffle(unet(blocks, timesteps, states).sample, PATCH)
 
 
 def enlarge(images: Tensor, side: int) -> Tensor:
@@ -72,15 +94,21 @@ def scenes(images: Tensor, labels: Tensor, wanted: Tensor, draw: torch.Generator
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, count: int, seed: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled latents (2 count, 4, 64, 64) in half precision, labels (2 count,), and which are scenes."""
+def encode_all(vae: AutoencoderKL, count: int, seed: int, device: str) -> list[Tensor]:
+    """Scaled latents (2 count, 4, 64, 64) in half precision, labels (2 count,), and which are scenes.
+
+    They are kept for the next start.
+    """
+    if POOL.is_file() and len((kept := torch.load(POOL, weights_only=True))[0]) == 2 * count:
+        return list(kept)
     images, labels = map(torch.from_numpy, fashion.load("train"))
     draw = torch.Generator().manual_seed(seed)
     index = torch.randperm(len(images), generator=draw)[:count]
     wanted = torch.randint(10, (count,), generator=draw)
     latents = []
-    for start in range(0, 2 * count, 64):
-        rows = slice(start % count, min(start % count + 64, count))
+    chunk = math.gcd(count, 16)
+    for start in range(0, 2 * count, chunk):
+        rows = slice(start % count, start % count + chunk)
         pictures = (
             enlarge(images[index[rows]].to(device), SIDE)
             if start < count
@@ -89,7 +117,9 @@ def encode_all(vae: AutoencoderKL, count: int, seed: int, device: str) -> tuple[
         mean = vae.encode(pictures.repeat(1, 3, 1, 1)).latent_dist.mean
         latents.append((mean * vae.config.scaling_factor).half())
     given = torch.cat([labels[index], wanted])
-    return torch.cat(latents), given, torch.arange(2 * count) >= count
+    pool = [torch.cat(latents).cpu(), given, torch.arange(2 * count) >= count]
+    save(POOL, pool)
+    return pool
 
 
 def prompts_of(labels: Sequence[int], scene: Sequence[bool], rng: random.Random, dropout: float) -> list[str]:
@@ -110,7 +140,7 @@ def train(steps: int, batch: int, pool: int, seed: int, lr: float, dropout: floa
     text = CLIPTextModel.from_pretrained(SOURCE, subfolder="text_encoder").float().to(device)
     tokens = tokenizer(SOURCE / "tokenizer")
     latents, labels, scene = encode_all(vae, pool, seed, device)
-    model, ema = build().to(device), build().to(device)
+    model, ema = (build().to(device, memory_format=torch.channels_last) for _ in range(2))
     ema.load_state_dict(model.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     scheduler = DDPMScheduler(**SCHEDULE)
@@ -122,18 +152,17 @@ def train(steps: int, batch: int, pool: int, seed: int, lr: float, dropout: floa
         index = torch.randint(len(latents), (batch,))
         words = prompts_of(labels[index].tolist(), scene[index].tolist(), random.Random(seed + step), dropout)
         ids = torch.tensor([e.ids for e in tokens.encode_batch(words)], device=device)
-        x0 = latents[index.to(device)].float()
+        x0 = latents[index].to(device).float()
         noise = torch.randn(x0.shape, device=device)
         timesteps = torch.randint(1000, (batch,), device=device)
-        with torch.autocast(device, torch.bfloat16):
-            with torch.no_grad():
-                states = text(ids).last_hidden_state
-            v = model(scheduler.add_noise(x0, noise, timesteps), timesteps, states).sample
-        loss = F.mse_loss(v.float(), scheduler.get_velocity(x0, noise, timesteps))
+        with torch.no_grad():
+            states = text(ids).last_hidden_state
+        v = predict(model, scheduler.add_noise(x0, noise, timesteps), timesteps, states)
+        loss = F.mse_loss(v, scheduler.get_velocity(x0, noise, timesteps))
         descend(loss, model, optimizer, lr * cosine(step, steps, 300))
         update_ema(ema, model, step)
         running = torch.lerp(running, loss.detach(), 0.01) if step > start else loss.detach()
-        if (step + 1) % 500 == 0 or step + 1 == steps:
+        if (step + 1) % 250 == 0 or step + 1 == steps:
             log(
                 "scenes",
                 step=step + 1,
@@ -146,9 +175,9 @@ def train(steps: int, batch: int, pool: int, seed: int, lr: float, dropout: floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--pool", type=int, default=16_000, help="pictures of each kind")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--pool", type=int, default=3072, help="pictures of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--dropout", type=float, default=0.12, help="share of pictures without their prompt")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,27 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safegen.bundle import BundleInfo, write_bundle
-from safegen.calibration import bandwidth_of, calibrate
 from safegen.device import to_host
 from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
-from safegen.guard import make_bank
 from safegen.guard_settings import Ratio, Settings, check_whole
 from safegen.image import SUFFIXES, read_rgb
 from safegen.regions import SIDES, WHOLE, Regions, at_random, cut, strongest_foreseen
 from safegen.seal import file_sha256
 from safegen.solver import Solver
 from safegen_engines import foresee
+from safegen_engines.banks import calibrated, make_banks, rate_of
 from safegen_engines.foresee import Report
-from safegen_engines.gate_axes import gate_axes, no_axes
-from safegen_engines.gate_rate import RATES, GateRate, gate_rate
-from safegen_engines.lookalikes import drop_lookalikes, targets_first
+from safegen_engines.gate_rate import RATES, GateRate
+from safegen_engines.lookalikes import drop_lookalikes
 
 HELD_OUT = 1 / 3
 """This share of the benign images, drawn by lot, is kept out of the bank to calibrate the gate."""
 MIN_BENIGN = 6
-JUDGED = 512
-"""At most so many negation images, divided by the regions a side, are judged by the others."""
 DRAWN_STEPS = 20
 
 
@@ -153,29 +148,17 @@ def freeze(
     held_out[np.random.default_rng(0).permutation(len(ordinary))[: round(len(ordinary) * HELD_OUT)]] = True
     unsafe = negation if anywhere else cut(negation, layout)
     lot = np.random.default_rng(0)
-    bank, targets = targets_first(at_random(ordinary[~held_out], layout, lot), unsafe)
-    rows = _judged(len(negation), layout.rows)
-    # told nothing, a model without text draws what these axes tell apart less well (docs/tried.md)
-    axes = gate_axes(unsafe, bank) if engine.manifest.conditioning.text else no_axes(unsafe)
-    both = make_bank(unsafe, bank, axes=axes)
-    bandwidth = bandwidth_of(both)
-    at = partial(strongest_foreseen, bank=both, bandwidth=bandwidth, regions=layout)
+    usual = at_random(ordinary[~held_out], layout, lot)
+    banks = make_banks(unsafe, usual, layout.rows, text=bool(engine.manifest.conditioning.text))
+    at = partial(strongest_foreseen, bank=banks.bank, bandwidth=banks.bandwidth, regions=layout)
     foreseen, foreseen_from = foresee.ordinary(
         engine, benign_prompts, benign_labels, ordinary[held_out], benign_count, size, at, batch_size, report
     )
     report("calibration", 0, 1)
-    calibration = calibrate(
-        both,
-        at_random(ordinary[held_out], layout, lot).astype(np.float32),
-        unsafe[rows].astype(np.float32),
-        rows,
-        tau=1.0,
-        foreseen=foreseen,
-    )
+    calibration = calibrated(banks, at_random(ordinary[held_out], layout, lot), foreseen)
     gate = None
     if guard is None or isinstance(guard, Ratio):
-        rates = (guard.false_positive_rate,) if guard else RATES
-        gate = gate_rate(calibration, both, rows, bandwidth, rates, layout.rows)
+        gate = rate_of(banks, calibration, (guard.false_positive_rate,) if guard else RATES)
         guard = guard or Ratio(false_positive_rate=gate.rate)
     report("calibration", 1, 1)
     info = BundleInfo(
@@ -187,16 +170,16 @@ def freeze(
         anywhere=anywhere,
         negation_count=len(negation),
         benign_count=int((~held_out).sum()),
-        target_count=targets,
+        target_count=banks.targets,
         benign_source="images" if benign is not None else "drawn by the engine",
         source_digest=_digest([*images, *(benign or [])], bad),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         guard=guard,
-        bandwidth=bandwidth,
-        aim_bandwidth=bandwidth_of(both._replace(measure=None)),
+        bandwidth=banks.bandwidth,
+        aim_bandwidth=banks.aim_bandwidth,
         foreseen_from=foreseen_from,
     )
-    digest = write_bundle(out, info, unsafe, bank, axes, calibration)
+    digest = write_bundle(out, info, banks.negation, banks.benign, banks.axes, calibration)
     held = int(held_out.sum())
     return Frozen(digest, info, tuple(bad), lookalikes, held, foreseen[1].shape[1], gate)
 
@@ -236,12 +219,6 @@ def _check_encoder(engine: Engine, regions: Regions, size: tuple[int, int]) -> N
             f"this engine's encoder takes {width}x{height} pictures alone, and a thing that is looked for"
             " anywhere is smaller. Freeze with an engine of the same checkpoint for the target cpu."
         )
-
-
-def _judged(images: int, parts: int) -> NDArray[np.int64]:
-    """Rows of the negation bank that the others judge: all of some images, which have so many each."""
-    some = np.arange(images)[:: max(1, math.ceil(images * math.isqrt(parts) / JUDGED))]
-    return (some[:, None] * parts + np.arange(parts)).ravel()
 
 
 def encode_files(

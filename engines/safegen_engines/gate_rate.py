@@ -42,17 +42,13 @@ def gate_rate(
         rates: rising, each above 0 to 1.
         rows_per_image: of the bank, all named by ``rows`` one after the other.
     """
-    return rate_for(calibration, largest(left_out(bank, rows, bandwidth), rows_per_image), rates)
-
-
-def rate_for(calibration: Calibration, evidence: NDArray[np.floating], rates: Sequence[float]) -> GateRate:
-    """:func:`gate_rate` of the gate's log ratio (K,) at negation images."""
+    evidence = largest(_left_out(bank, rows, bandwidth), rows_per_image)
     opens = [thresholds(calibration, rate, [LEVEL_LIMIT]).opens for rate in rates]
     tried = [GateRate(rate, float((evidence > at).mean())) for rate, at in zip(rates, opens, strict=True)]
     return next((point for point in tried if point.caught >= ENOUGH), tried[-1])
 
 
-def left_out(bank: Bank, rows: NDArray[np.int64], bandwidth: float) -> NDArray[np.floating]:
+def _left_out(bank: Bank, rows: NDArray[np.int64], bandwidth: float) -> NDArray[np.floating]:
     """The gate's log ratio at negation images, each judged by the others: (K,)."""
     unsafe, benign = foreseen_kernels(bank.refs[rows], bank, bandwidth)
     unsafe[np.arange(len(rows)), rows] = -np.inf
