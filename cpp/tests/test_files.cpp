@@ -77,6 +77,16 @@ TEST_CASE("quantiles and curves are NumPy's") {
   CHECK(detail::interpolate(std::numeric_limits<double>::infinity(), known, curve) == 40);
 }
 
+TEST_CASE("regions lie where Python has them") {
+  // the same table is in tests/runtime/test_regions.py
+  const std::vector<std::array<std::int64_t, 3>> known = {{4, 4, 4},    {8, 4, 7},    {64, 2, 33},   {100, 2, 51}, {128, 2, 33},
+                                                          {132, 2, 34}, {192, 2, 33}, {260, 4, 196}, {512, 4, 97}};
+  for (const auto& [length, sides, count] : known) {
+    CHECK(detail::regions_along(length, sides, true) == count);
+    CHECK(detail::regions_along(length, sides, false) == sides);
+  }
+}
+
 TEST_CASE("guards are named as in Python") {
   CHECK(parse_guard("official:inappropriate").at("scale") == 0.03);
   CHECK(parse_guard("ratio").at("mode") == "ratio");

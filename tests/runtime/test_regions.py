@@ -111,6 +111,16 @@ def test_guards_of_whole_pictures_refuse_a_bank_of_regions(mode: str) -> None:
         open_guard(MODES[mode], bundle_of(2), bank, SimpleNamespace(rows=[noised(0.0)]))
 
 
+@pytest.mark.parametrize(
+    ("length", "sides", "count"),
+    [(4, 4, 4), (8, 4, 7), (64, 2, 33), (100, 2, 51), (128, 2, 33), (132, 2, 34), (192, 2, 33),
+     (260, 4, 196), (512, 4, 97)],
+)  # fmt: skip
+def test_the_cpp_host_lays_regions_out_alike(length: int, sides: int, count: int) -> None:
+    """The same table is in cpp/tests/test_files.cpp: else the host refuses, or misreads, large pictures."""
+    assert Regions(sides, anywhere=True).along(length).count == count
+
+
 def covering(x: np.ndarray, regions: Regions) -> list[list[np.ndarray]]:
     """The regions of each picture by slicing, row by row."""
     down, across = (regions.along(length) for length in x.shape[2:])
