@@ -209,9 +209,9 @@ class Pipeline {
     }
     if (mode != "off" && bundle_ && bundle_->latent_shape != latent_shape()) {
       const auto text = [](std::int64_t width, std::int64_t height) { return std::to_string(width) + "x" + std::to_string(height); };
-      const std::string own = text(manifest_.defaults.width, manifest_.defaults.height);
+      const std::string drawn = text(manifest_.defaults.width, manifest_.defaults.height);
       throw Error(Code::bundle, "the bundle '" + bundle_->name + "' is for " + text(bundle_->image_size[0], bundle_->image_size[1]) +
-                                    " pictures, not " + own + ". Freeze one with 'safegen freeze --size " + own + "'.");
+                                    " pictures, not " + drawn + ". Freeze one with 'safegen freeze --size " + drawn + "'.");
     }
     if (mode == "ratio" && manifest_.steps.count(step_name(mode)) == 0)
       throw Error(Code::guard, "this engine has no step graph '" + step_name(mode) + "', which the bundle '" + bundle_->name +

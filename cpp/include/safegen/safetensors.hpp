@@ -68,7 +68,7 @@ inline Safetensors parse_safetensors(std::string_view content) {
   constexpr std::uint64_t most = 1 << 20;
   std::uint64_t length = 0;
   if (content.size() < 8) throw std::invalid_argument("cut short");
-  for (int i = 7; i >= 0; --i) length = length << 8 | static_cast<unsigned char>(content[i]);
+  for (std::size_t i = 8; i-- > 0;) length = length << 8 | static_cast<unsigned char>(content[i]);
   if (length == 0 || length > most || length > content.size() - 8) throw std::invalid_argument("cut short");
   const Json header = Json::parse(content.substr(8, length));
   if (!header.is_object()) throw std::invalid_argument("an object was expected");
