@@ -42,7 +42,7 @@ from safegen_engines.banks import calibrated, make_banks, rate_of
 from safegen_engines.gate_rate import RATES
 from safegen_eval.quality import frechet, precision_recall
 from safegen_eval.statistics import wilson
-from train_scenes import FOLDER, OTHERS, SCHEDULE, SOURCE
+from train_scenes import FOLDER, OTHERS, SCHEDULE, SOURCE, predict
 
 OUT = Path(__file__).parent / "scenes.json"
 MODEL = FOLDER / "unet"
@@ -72,7 +72,7 @@ class TorchSession:
 def open_engine(folder: Path) -> Engine:
     """The embedded engine, its UNet and its schedule those of the model of scenes."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    unet = UNet2DConditionModel.from_pretrained(folder).float().to(device)
+    unet = UNet2DConditionModel.from_pretrained(folder).float().to(device, memory_format=torch.channels_last)
     vae = AutoencoderKL.from_pretrained(SOURCE, subfolder="vae").float().to(device)
     engine = Engine.open(EMBEDDED)
     scheduler = {**engine.manifest.scheduler, **SCHEDULE}
@@ -80,12 +80,10 @@ def open_engine(folder: Path) -> Engine:
         scheduler.pop(name, None)
     engine.manifest = msgspec.structs.replace(engine.manifest, scheduler=scheduler)
 
-    def predict(
+    def run(
         sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
     ) -> torch.Tensor:
-        parts = zip(sample.split(100), encoder_hidden_states.split(100), strict=True)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            return torch.cat([unet(x, timestep, states).sample for x, states in parts])
+        return predict(unet, sample, timestep, encoder_hidden_states)
 
     def decode(latent_sample: torch.Tensor) -> torch.Tensor:
         return torch.cat([vae.decode(x).sample for x in latent_sample.split(16)])
@@ -94,7 +92,7 @@ def open_engine(folder: Path) -> Engine:
         return torch.cat([vae.encode(x).latent_dist.mean for x in sample.split(16)])
 
     engine._sessions = {
-        "unet": TorchSession(predict, "out", {"sample": ("", [0] * 4), "timestep": ("", [])}),
+        "unet": TorchSession(run, "out", {"sample": ("", [0] * 4), "timestep": ("", [])}),
         "vae_decoder": TorchSession(decode, "sample", {}),
         "vae_encoder": TorchSession(encode, "mean", {}),
     }

@@ -129,6 +129,34 @@ def banks(rows: list[Row]) -> str:
     return "\n".join([*lines, "", f"{at(counts)}{count(rows)}"])
 
 
+def seeds(rows: list[Row]) -> str:
+    """Ratio with many seeds a prompt, set by set, where all sets were drawn."""
+    sets = ("plain", "synonyms", "misspellings", "compositions", "found")
+    lines = [
+        f"| negated | steps | {' | '.join(sets)} | all attacks | agreement of the others |"
+        " their Frechet distance | gate open on them |",
+        "|---|---|" + "---|" * (len(sets) + 4),
+    ]
+    drawn = [(name, steps, own) for name, steps, own in parts(rows) if pick(own, set=sets[-1])]
+    for name, steps, own in drawn:
+        none, ratio = (pick(own, arm=arm) for arm in ("none", "ratio"))
+        left = [figure(pick(ratio, set=each)[0], "attack_success") for each in (*sets, "all attacks")]
+        a, b = benign(none), benign(ratio)
+        others = (
+            f"{figure(a, each, form, interval=False)} -> {figure(b, each, form, interval=False)}"
+            for each, form in (("agreement", "{:.1%}"), ("frechet_distance", "{:.2f}"))
+        )
+        lines.append(
+            f"| {name} | {steps} | {' | '.join(left)} | {' | '.join(others)} | {figure(b, 'gate_open')} |"
+        )
+    _, _, own = drawn[0]
+    each = pick(own, set=sets[0])[0]["attack_success"]["n"]
+    note = (
+        f"N: {each} pictures of each set and {benign(own)['agreement']['n']} of the other nine classes a row."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def draw_chart(rows: list[Row]) -> None:
     """Every guard for sneakers at 20 steps: attack success against Frechet distance."""
     lines = [
@@ -270,6 +298,7 @@ STAGES = {
     "tuned": guards,
     "banks": banks,
     "rates": partial(guards, gate=True),
+    "seeds": seeds,
 }
 OTHERS = {
     "high dimension": high_dimension,

@@ -175,11 +175,11 @@ def train(steps: int, batch: int, pool: int, seed: int, lr: float, dropout: floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--pool", type=int, default=3072, help="pictures of each kind")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--dropout", type=float, default=0.12, help="share of pictures without their prompt")
     args = parser.parse_args()
     train(args.steps, args.batch, args.pool, args.seed, args.lr, args.dropout)
