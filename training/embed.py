@@ -58,11 +58,13 @@ def renew_step_graphs(engine: Path) -> None:
     renewed = step_graph.write(engine, manifest.guards, shape)
     files = {f.name: File(file_sha256(f), f.stat().st_size) for f in renewed.values()}
     steps = {guard: StepGraph(file.name) for guard, file in renewed.items()}
-    if parts := manifest.parts:
-        parts = parts | {"guard graph": step_graph.digest()}
-        manifest = msgspec.structs.replace(manifest, parts=parts, fingerprint=fingerprint.fingerprint(parts))
+    parts = manifest.parts | {"guard graph": step_graph.digest()}
     others = {name: file for name, file in manifest.files.items() if not name.startswith("step_")}
-    write_manifest(engine, msgspec.structs.replace(manifest, digest=ZEROS, steps=steps, files=others | files))
+    renewed_manifest = msgspec.structs.replace(
+        manifest, digest=ZEROS, steps=steps, files=others | files, parts=parts,
+        fingerprint=fingerprint.fingerprint(parts),
+    )  # fmt: skip
+    write_manifest(engine, renewed_manifest)
 
 
 def main() -> None:

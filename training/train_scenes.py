@@ -175,7 +175,7 @@ def train(steps: int, batch: int, pool: int, seed: int, lr: float, dropout: floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--pool", type=int, default=3072, help="pictures of each kind")
     parser.add_argument("--seed", type=int, default=0)

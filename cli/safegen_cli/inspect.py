@@ -91,8 +91,6 @@ def _explain(folder: Path, checkpoint: Path | None) -> dict[str, Any]:
     from safegen_engines.fingerprint import explain, today
 
     manifest = read_manifest(folder)
-    if not manifest.parts:
-        raise UsageError(f"{folder}: records no parts of its fingerprint. Build it anew.")
     different = explain(manifest.parts, today(manifest.parts, manifest.target, checkpoint))
     return {
         "fingerprint": manifest.fingerprint,

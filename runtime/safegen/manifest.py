@@ -152,7 +152,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     precision: str
     fingerprint: str
     """SHA-256 over everything that the engine was built from."""
-    parts: dict[str, str] = {}
+    parts: dict[str, str]
     """What the fingerprint covers, part by part; :func:`explain <safegen_engines.fingerprint.explain>`
     says which differ."""
     built_with: dict[str, str]
