@@ -115,7 +115,8 @@ def _manifest(source: Source, scratch: Path) -> Manifest:
     guided = source.conditioning.guidance != "none"
     few = {"lcm": 4, "consistency": 2}.get(source.solver, STEPS)
     return Manifest(
-        name=source.folder.name, target="cpu", precision="fp32", fingerprint="", parts={}, built_with={}, created="",
+        name=source.folder.name, target="cpu", precision="fp32", fingerprint="", parts={}, built_with={},
+        created="",
         components={
             name: Component(
                 file=str(source.graph(name).resolve()),

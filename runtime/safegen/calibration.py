@@ -70,7 +70,8 @@ def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: An
     The gate opens above q + z e: at each level q is the ordinary pictures' 0.9-quantile and e the mean
     excess above it (the scale of an exponential tail), and the one z is that at which the share of
     ordinary pictures that pass the curve at any level is the rate asked for, rounded down so that it
-    also holds for the next picture (split conformal: the ceil((P + 1)(1 - rate))-th score).
+    also holds for the next picture (split conformal: the ceil((P + 1)(1 - rate))-th score). Between levels it
+    is linear in alpha: from pure noise on, what the model foresees changes as x_t begins to hold the picture.
     """
     wanted = np.clip(np.asarray(log_snr, np.float64), -LEVEL_LIMIT, LEVEL_LIMIT)
     high = np.quantile(calibration.foreseen, 0.9, axis=1, keepdims=True)
@@ -80,11 +81,17 @@ def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: An
     rank = math.ceil((len(scores) + 1) * (1 - false_positive_rate)) - 1
     z = scores[min(rank, len(scores) - 1)]
     usual = np.minimum(np.quantile(calibration.benign, SAFELY_BENIGN, axis=1), 0.0)
+    levels = _alpha(calibration.foreseen_log_snr)
     return Thresholds(
-        np.interp(wanted, calibration.foreseen_log_snr, high[:, 0] + z * excess),
-        np.interp(wanted, calibration.foreseen_log_snr, SURE * excess),
+        np.interp(_alpha(wanted), levels, high[:, 0] + z * excess),
+        np.interp(_alpha(wanted), levels, SURE * excess),
         np.interp(wanted, calibration.log_snr, usual),
     )
+
+
+def _alpha(log_snr: Any) -> NDArray[np.float64]:
+    """Of x_t = alpha x0 + sigma n with alpha^2 + sigma^2 = 1."""
+    return np.sqrt(1 / (1 + np.exp(-np.asarray(log_snr, np.float64))))
 
 
 def density_curves(calibration: Calibration, quantile: float, log_snr: Any) -> tuple[Any, Any]:

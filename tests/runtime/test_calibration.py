@@ -63,6 +63,22 @@ def test_sure_is_where_one_in_e_squared_of_the_false_alarms_gets(measured) -> No
     assert curves.sure == pytest.approx(2 * scale, rel=0.1)
 
 
+def test_between_pure_noise_and_the_next_level_the_rate_holds(measured) -> None:
+    """Plans of more steps than freeze took look there; straight lines in log-SNR opened on one in sixteen."""
+    own = np.random.default_rng(6).exponential(size=2000)
+
+    def curves(*levels: float) -> Calibration:
+        """What the model foresees leaves the mean of all pictures as x_t begins to hold one: with alpha."""
+        alpha = np.sqrt(1 / (1 + np.exp(-np.array(levels))))[:, None]
+        return measured[1]._replace(foreseen_log_snr=np.array(levels), foreseen=own * (1 - 15 * alpha) + 1)
+
+    between = [-12.0, -9.0, -7.9]
+    wide = thresholds(curves(-22.6, -6.9), 0.01, between)
+    for i, level in enumerate(between):
+        [there] = thresholds(curves(level), 0.01, [level]).opens
+        assert wide.opens[i] == pytest.approx(there, rel=1e-6)
+
+
 @pytest.mark.parametrize("plan", [[-np.inf], [-5.4, -1.0], [6.9], [-np.inf, 9.0]])
 def test_no_plan_goes_unwatched(measured, plan: list[float]) -> None:
     """Not even one of a single step from pure noise: the model foresees a picture there, too."""

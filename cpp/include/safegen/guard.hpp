@@ -72,14 +72,18 @@ inline double quantile(std::vector<float> values, double share) {
 }
 
 /// A curve over rising levels, linear between them and level beyond.
-inline double interpolate(double at, const std::vector<float>& known, const std::vector<double>& curve) {
+template <class T>
+double interpolate(double at, const std::vector<T>& known, const std::vector<double>& curve) {
   if (!(at > known.front())) return curve.front();
   if (at >= known.back()) return curve.back();
-  const auto above = static_cast<std::size_t>(std::upper_bound(known.begin(), known.end(), static_cast<float>(at)) - known.begin());
+  const auto above = static_cast<std::size_t>(std::upper_bound(known.begin(), known.end(), static_cast<T>(at)) - known.begin());
   const std::size_t high = std::clamp<std::size_t>(above, 1, known.size() - 1), low = high - 1;
   const double share = (at - known[low]) / (static_cast<double>(known[high]) - known[low]);
   return curve[low] + share * (curve[high] - curve[low]);
 }
+
+/// alpha of x_t = alpha x0 + sigma n with alpha^2 + sigma^2 = 1.
+inline double alpha(double log_snr) { return std::sqrt(1.0 / (1.0 + std::exp(-log_snr))); }
 
 inline std::vector<float> row_of(const Rows& rows, std::size_t i) { return {rows[i], rows[i] + rows.width}; }
 
@@ -91,7 +95,7 @@ inline constexpr double sure_above = 2.0;
 inline std::vector<GuardStep> ratio(const Bundle& bundle, const Table& table, double rate, double repulsion) {
   const Calibration& known = bundle.calibration;
   const std::size_t levels = known.foreseen_log_snr.size(), pictures = known.foreseen.width;
-  std::vector<double> gate(levels), excess(levels), usual;
+  std::vector<double> gate(levels), excess(levels), signal(levels), usual;
   std::vector<float> scores(pictures, -std::numeric_limits<float>::infinity());
   for (std::size_t level = 0; level < levels; ++level) {
     const std::vector<float> row = row_of(known.foreseen, level);
@@ -108,13 +112,16 @@ inline std::vector<GuardStep> ratio(const Bundle& bundle, const Table& table, do
   std::sort(scores.begin(), scores.end());
   const double wanted = std::ceil(static_cast<double>(pictures + 1) * (1.0 - rate)) - 1.0;
   const auto rank = static_cast<std::size_t>(std::clamp(wanted, 0.0, static_cast<double>(pictures - 1)));
-  for (std::size_t level = 0; level < levels; ++level) gate[level] += scores[rank] * excess[level];
+  for (std::size_t level = 0; level < levels; ++level) {
+    gate[level] += scores[rank] * excess[level];
+    signal[level] = alpha(known.foreseen_log_snr[level]);
+  }
   for (std::size_t level = 0; level < known.log_snr.size(); ++level)
     usual.push_back(std::min(quantile(row_of(known.benign, level), safely_benign), 0.0));
   std::vector<GuardStep> steps;
   for (const Row& row : table.rows) {
     const double at = row.log_snr();
-    steps.push_back({{interpolate(at, known.foreseen_log_snr, gate), sure_above * interpolate(at, known.foreseen_log_snr, excess),
+    steps.push_back({{interpolate(alpha(at), signal, gate), sure_above * interpolate(alpha(at), signal, excess),
                       interpolate(at, known.log_snr, usual), repulsion, bundle.bandwidth, bundle.aim_bandwidth},
                      true});
   }
