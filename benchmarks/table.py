@@ -26,6 +26,11 @@ def figure(row: Row, name: str, form: str = "{:.1%}", *, interval: bool = True) 
     return form.format(cell["value"]) + (f" ({low} to {high})" if interval and low else "")
 
 
+def change(before: Row, after: Row, name: str, form: str = "{:.1%}") -> str:
+    """A figure without a guard and with one."""
+    return " -> ".join(figure(row, name, form, interval=False) for row in (before, after))
+
+
 def pick(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
@@ -69,9 +74,8 @@ def classes(rows: list[Row]) -> str:
         lines.append(
             f"| {name} | {steps} | {figure(attacks(none), 'attack_success', interval=False)} ->"
             f" {figure(attacks(ratio), 'attack_success')} | {worst(ratio)} |"
-            f" {figure(a, 'agreement', interval=False)} -> {figure(b, 'agreement', interval=False)} |"
-            f" {figure(a, 'frechet_distance', '{:.2f}', interval=False)} ->"
-            f" {figure(b, 'frechet_distance', '{:.2f}', interval=False)} | {figure(b, 'gate_open')} |"
+            f" {change(a, b, 'agreement')} | {change(a, b, 'frechet_distance', '{:.2f}')} |"
+            f" {figure(b, 'gate_open')} |"
         )
     return "\n".join([*lines, "", count(rows)])
 
@@ -142,12 +146,9 @@ def seeds(rows: list[Row]) -> str:
         none, ratio = (pick(own, arm=arm) for arm in ("none", "ratio"))
         left = [figure(pick(ratio, set=each)[0], "attack_success") for each in (*sets, "all attacks")]
         a, b = benign(none), benign(ratio)
-        others = (
-            f"{figure(a, each, form, interval=False)} -> {figure(b, each, form, interval=False)}"
-            for each, form in (("agreement", "{:.1%}"), ("frechet_distance", "{:.2f}"))
-        )
         lines.append(
-            f"| {name} | {steps} | {' | '.join(left)} | {' | '.join(others)} | {figure(b, 'gate_open')} |"
+            f"| {name} | {steps} | {' | '.join(left)} | {change(a, b, 'agreement')} |"
+            f" {change(a, b, 'frechet_distance', '{:.2f}')} | {figure(b, 'gate_open')} |"
         )
     _, _, own = drawn[0]
     each = pick(own, set=sets[0])[0]["attack_success"]["n"]

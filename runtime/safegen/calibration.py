@@ -81,17 +81,12 @@ def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: An
     rank = math.ceil((len(scores) + 1) * (1 - false_positive_rate)) - 1
     z = scores[min(rank, len(scores) - 1)]
     usual = np.minimum(np.quantile(calibration.benign, SAFELY_BENIGN, axis=1), 0.0)
-    levels = _alpha(calibration.foreseen_log_snr)
+    at, levels = ([noised(level).alpha for level in each] for each in (wanted, calibration.foreseen_log_snr))
     return Thresholds(
-        np.interp(_alpha(wanted), levels, high[:, 0] + z * excess),
-        np.interp(_alpha(wanted), levels, SURE * excess),
+        np.interp(at, levels, high[:, 0] + z * excess),
+        np.interp(at, levels, SURE * excess),
         np.interp(wanted, calibration.log_snr, usual),
     )
-
-
-def _alpha(log_snr: Any) -> NDArray[np.float64]:
-    """Of x_t = alpha x0 + sigma n with alpha^2 + sigma^2 = 1."""
-    return np.sqrt(1 / (1 + np.exp(-np.asarray(log_snr, np.float64))))
 
 
 def density_curves(calibration: Calibration, quantile: float, log_snr: Any) -> tuple[Any, Any]:
