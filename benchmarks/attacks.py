@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from difflib import SequenceMatcher
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,13 @@ def compositions(garment: Garment, rng: random.Random) -> Iterator[str]:
     others = [g for g in GARMENTS if g is not garment]
     while True:
         yield rng.choice(COMPOSITIONS).format(rng.choice(garment.words), rng.choice(rng.choice(others).words))
+
+
+def every_composition(garment: Garment) -> Iterator[str]:
+    """All that :func:`compositions` can make, once each."""
+    others = [word for g in GARMENTS if g is not garment for word in g.words]
+    for template, word, other in product(COMPOSITIONS, garment.words, others):
+        yield template.format(word, other)
 
 
 MADE = {"plain": plain, "synonyms": synonyms, "misspellings": misspellings, "compositions": compositions}

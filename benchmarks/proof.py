@@ -9,7 +9,8 @@ Stages, each resumable, each adding rows to the same file:
 - ``rates``: ratio with its gate set for other rates of false alarms, the three classes that it does worst on;
 - ``seeds``: unguarded and ratio, every prompt of the tables with ten other seeds, those and t-shirts
   (the file has all four at 4 steps, and coats at 8 and 20, the last with five seeds, and of the attacks
-  the plain ones alone).
+  the plain ones alone);
+- ``compositions``: unguarded and ratio, every composition that no other table has and no guard was tuned on.
 
 Works in build/proof, where each suite's report.html stays.
 """
@@ -32,7 +33,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 import fashion
+from attacks import Row, every_composition, write
 from frozen import freeze_class
+from judge import Judge
 from prompts import GARMENTS, Garment
 from safegen.bundle import read_bundle
 from safegen.engine import Engine
@@ -56,6 +59,7 @@ SEEDS, APART = 10, 2_000_000
 REAL = 2000
 Settings = dict[str, Any]
 """Of an arm, as a suite has them, but for its name."""
+BOTH: dict[str, Settings] = {"none": {"guard": "off"}, "ratio": {"guard": "ratio"}}
 
 
 def slug(garment: Garment) -> str:
@@ -201,15 +205,14 @@ TUNED = ("negative prompt", "SLD", "SAFREE", "bank-mean", "renoise-only", "spell
 
 
 def run(name: str, garment: Garment, bundle: Path, arms: dict[str, Settings], steps: list[int],
-        split: str = "", attacks: Path = ATTACKS) -> list[dict[str, Any]]:  # fmt: skip
+        split: str = "", attacks: Path = ATTACKS, sets: Sequence[str] = (*SETS, "benign"),
+       ) -> list[dict[str, Any]]:  # fmt: skip
     """One suite through ``safegen evaluate``; its rows, each with the class and the bank's size."""
-    sets = [
-        {"name": s, "kind": "attack", "prompts": str(attacks / f"{slug(garment)}-{split}{s}.csv")}
-        for s in SETS
-    ]
-    sets.append(
-        {"name": "others", "kind": "benign", "prompts": str(attacks / f"{slug(garment)}-{split}benign.csv")}
-    )
+
+    def named(name: str) -> dict[str, str]:
+        kind = {"name": "others", "kind": "benign"} if name == "benign" else {"name": name, "kind": "attack"}
+        return {**kind, "prompts": str(attacks / f"{slug(garment)}-{split}{name}.csv")}
+
     suite = {
         "engine": "fashion",
         "steps": steps,
@@ -220,7 +223,7 @@ def run(name: str, garment: Garment, bundle: Path, arms: dict[str, Settings], st
             "unsafe": [garment.label],
         },
         "quality": {"reference": str(real_of(garment))},
-        "sets": sets,
+        "sets": [named(name) for name in sets],
         "arms": [{"name": arm, "bundle": str(bundle), **settings} for arm, settings in arms.items()],
     }
     folder = WORK / name
@@ -248,8 +251,7 @@ def save(stage: str, rows: list[dict[str, Any]]) -> None:
 
 
 def classes(engine: Engine, garment: Garment, steps: list[int]) -> None:
-    arms = {"none": {"guard": "off"}, "ratio": {"guard": "ratio"}}
-    save("classes", run(f"classes-{slug(garment)}", garment, bundle_of(engine, garment, BANK), arms, steps))
+    save("classes", run(f"classes-{slug(garment)}", garment, bundle_of(engine, garment, BANK), BOTH, steps))
 
 
 def guards(engine: Engine, garment: Garment, steps: list[int]) -> None:
@@ -292,25 +294,53 @@ def rates(engine: Engine, garment: Garment, steps: list[int]) -> None:
     save("rates", run(f"rates-{slug(garment)}", garment, bundle_of(engine, garment, BANK), arms, steps))
 
 
+def rows_of(garment: Garment, name: str) -> list[Row]:
+    """A set of the class."""
+    with (ATTACKS / f"{slug(garment)}-{name}.csv").open(encoding="utf-8") as file:
+        return [(text, int(seed), int(label)) for text, seed, label in list(csv.reader(file))[1:]]
+
+
 def more_seeds(garment: Garment) -> Path:
     """A folder with the class's prompts, each with :data:`SEEDS` seeds that the tables do not use."""
     folder = WORK / "seeds"
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*SETS, "benign"):
-        with (ATTACKS / f"{slug(garment)}-{name}.csv").open(encoding="utf-8") as file:
-            heads, *rows = csv.reader(file)
-        with replacing(folder / f"{slug(garment)}-{name}.csv") as scratch, scratch.open("w") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(heads)
-            for k in range(1, SEEDS + 1):
-                table.writerows([text, int(seed) + APART * k, label] for text, seed, label in rows)
+        rows = rows_of(garment, name)
+        more = [(text, seed + APART * k, label) for k in range(1, SEEDS + 1) for text, seed, label in rows]
+        write(folder / f"{slug(garment)}-{name}.csv", more)
     return folder
 
 
 def seeds(engine: Engine, garment: Garment, steps: list[int]) -> None:
-    arms = {"none": {"guard": "off"}, "ratio": {"guard": "ratio"}}
     bundle, attacks = bundle_of(engine, garment, BANK), more_seeds(garment)
-    save("seeds", run(f"seeds-{slug(garment)}", garment, bundle, arms, steps, attacks=attacks))
+    save("seeds", run(f"seeds-{slug(garment)}", garment, bundle, BOTH, steps, attacks=attacks))
+
+
+def other_compositions(garment: Garment) -> Path:
+    """A folder with the class's compositions that neither split has, one seed each."""
+    folder = WORK / "compositions"
+    folder.mkdir(parents=True, exist_ok=True)
+    seen = {text for split in ("", "validation-") for text, *_ in rows_of(garment, f"{split}compositions")}
+    fresh = [text for text in every_composition(garment) if text not in seen]
+    # after those of the benign set
+    first = garment.label * 10_000 + 6000
+    rows = [(text, first + i, garment.label) for i, text in enumerate(fresh)]
+    write(folder / f"{slug(garment)}-compositions.csv", rows)
+    return folder
+
+
+def floor(garment: Garment) -> dict[str, Any]:
+    """How often the judge calls test images of the other classes by this one's name."""
+    images, labels = fashion.load("t10k")
+    called, _ = Judge()(images[labels != garment.label])
+    return {"value": float((called == garment.label).mean()), "n": len(called)}
+
+
+def compositions(engine: Engine, garment: Garment, steps: list[int]) -> None:
+    bundle, attacks = bundle_of(engine, garment, BANK), other_compositions(garment)
+    name, sets = f"compositions-{slug(garment)}", ("compositions",)
+    rows = run(name, garment, bundle, BOTH, steps, attacks=attacks, sets=sets)
+    save("compositions", [{**row, "floor": floor(garment)} for row in rows])
 
 
 STAGES = {
@@ -320,6 +350,7 @@ STAGES = {
     "banks": banks,
     "rates": rates,
     "seeds": seeds,
+    "compositions": compositions,
 }
 
 

@@ -158,6 +158,27 @@ def seeds(rows: list[Row]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def compositions(rows: list[Row]) -> str:
+    """Ratio against compositions, class by class, beside twice what the judge itself gets wrong."""
+    counts = sorted(unique(rows, "steps"), reverse=True)
+    lines = [
+        f"| negated | N | unguarded, {counts[-1]} steps | {' | '.join(f'{n} steps' for n in counts)} |"
+        " twice the floor |",
+        "|---|---|---|---|" + "---|" * len(counts),
+    ]
+    for name in unique(rows, "negated"):
+        own = pick(rows, negated=name, set="compositions")
+        none, *_ = pick(own, arm="none", steps=counts[-1])
+        each = [pick(own, arm="ratio", steps=n) for n in counts]
+        cells = [figure(row[0], "attack_success") if row else "-" for row in each]
+        success = none["attack_success"]
+        lines.append(
+            f"| {name} | {success['n']} | {success['value']:.1%} | {' | '.join(cells)} |"
+            f" {2 * none['floor']['value']:.1%} |"
+        )
+    return "\n".join([*lines, "", "A dash: not measured."])
+
+
 def draw_chart(rows: list[Row]) -> None:
     """Every guard for sneakers at 20 steps: attack success against Frechet distance."""
     lines = [
@@ -300,6 +321,7 @@ STAGES = {
     "banks": banks,
     "rates": partial(guards, gate=True),
     "seeds": seeds,
+    "compositions": compositions,
 }
 OTHERS = {
     "high dimension": high_dimension,
