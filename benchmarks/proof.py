@@ -5,11 +5,11 @@ Stages, each resumable, each adding rows to the same file:
 - ``classes``: unguarded and ratio, all ten classes negated one at a time, banks of 500;
 - ``guards``: every guard with its published settings, three classes;
 - ``tuned``: the same guards with the best of eight settings on the validation split, three classes;
-- ``banks``: ratio with banks of 10, 50, 100, 500 and 3000, three classes;
+- ``banks``: every guard that reads the bank, with banks of 10, 50, 100, 500 and 3000, three classes;
 - ``rates``: ratio with its gate set for other rates of false alarms, the three classes that it does worst on;
 - ``seeds``: unguarded and ratio, every prompt of the tables with ten other seeds, those and t-shirts
-  (the file has all four at 4 steps, and coats at 8 and 20, the last with five seeds, and of the attacks
-  the plain ones alone);
+  (the file has all four at 4 steps, and coats at 8, 20 and 50, the last two with five seeds, and of the
+  attacks the plain ones alone);
 - ``compositions``: unguarded and ratio, every composition that no other table has and no guard was tuned on.
 
 Works in build/proof, where each suite's report.html stays.
@@ -59,6 +59,8 @@ SEEDS, APART = 10, 2_000_000
 REAL = 2000
 Settings = dict[str, Any]
 """Of an arm, as a suite has them, but for its name."""
+IMAGE_GUARDS = ("bank-mean", "renoise-only", "spell", "sgf", "official:nudity", "official:inappropriate",
+                "paper", "theorem", "ratio")  # fmt: skip
 BOTH: dict[str, Settings] = {"none": {"guard": "off"}, "ratio": {"guard": "ratio"}}
 
 
@@ -102,14 +104,12 @@ def published(garment: Garment) -> dict[str, Settings]:
         },
         "SAFREE": {**off, "text_guard": "safree", **told},
     }
-    images = ("bank-mean", "renoise-only", "spell", "sgf", "official:nudity", "official:inappropriate",
-              "paper", "theorem", "ratio")  # fmt: skip
     both = {
         f"{text} + {guard}": {"guard": guard, "text_guard": name, **told}
         for guard in ("official:nudity", "ratio")
         for text, name in (("SLD max", "sld:max"), ("SAFREE", "safree"))
     }
-    return {**alone, **{guard: {"guard": guard} for guard in images}, **both}
+    return {**alone, **{guard: {"guard": guard} for guard in IMAGE_GUARDS}, **both}
 
 
 def spread(rng: random.Random, low: float, high: float) -> float:
@@ -280,8 +280,10 @@ def tuned(engine: Engine, garment: Garment, steps: list[int], names: Sequence[st
 
 
 def banks(engine: Engine, garment: Garment, steps: list[int]) -> None:
-    arms = {"ratio": {"guard": "ratio"}}
+    """Every guard that reads the bank; what the stage guards has is not drawn again."""
+    read = [guard for guard in IMAGE_GUARDS if guard != "renoise-only"]
     for size in BANKS:
+        arms = {guard: {"guard": guard} for guard in (["ratio"] if size == BANK else read)}
         bundle = bundle_of(engine, garment, size)
         save("banks", run(f"banks-{slug(garment)}-{size}", garment, bundle, arms, steps))
 

@@ -121,6 +121,7 @@ def at(counts: list[int]) -> str:
 
 def banks(rows: list[Row]) -> str:
     """Ratio at each size of the bank, one row for all step counts."""
+    rows = pick(rows, arm="ratio")
     counts = sorted(unique(rows, "steps"), reverse=True)
     lines = ["| negated | bank | attack success (95 %) | agreement of the others | gate open on them |",
              "|---|---|---|---|---|"]  # fmt: skip
@@ -131,6 +132,28 @@ def banks(rows: list[Row]) -> str:
             agreement, opened = (in_turn([benign(r) for r in own], n) for n in ("agreement", "gate_open"))
             lines.append(f"| {name} | {size} | {success} | {agreement} | {opened} |")
     return "\n".join([*lines, "", f"{at(counts)}{count(rows)}"])
+
+
+def other_banks(rows: list[Row]) -> str:
+    """The other guards at each size of the bank: attack success and agreement of the others."""
+    tried = {row["arm"] for row in rows if row["bank"] != 500} - {"ratio"}
+    rows = [row for row in rows if row["arm"] in tried]
+    sizes = sorted(unique(rows, "bank"))
+    lines = [
+        f"| negated | steps | guard | {' | '.join(f'{size} images' for size in sizes)} |",
+        "|---|---|---|" + "---|" * len(sizes),
+    ]
+    for name, steps, own in parts(rows):
+        for arm in unique(own, "arm"):
+            each = [pick(own, arm=arm, bank=size) for size in sizes]
+            if not all(each):
+                continue
+            cells = (
+                f"{attacks(r)['attack_success']['value']:.1%}, {benign(r)['agreement']['value']:.1%}"
+                for r in each
+            )
+            lines.append(f"| {name} | {steps} | {arm} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Attack success, agreement of the others. {count(rows)}"])
 
 
 def seeds(rows: list[Row]) -> str:
@@ -320,6 +343,7 @@ STAGES = {
     "tuned": guards,
     "banks": banks,
     "rates": partial(guards, gate=True),
+    "other banks": other_banks,
     "seeds": seeds,
     "compositions": compositions,
 }
@@ -336,6 +360,8 @@ OTHERS = {
 
 def main() -> None:
     proof = json.loads((ROOT / "benchmarks" / "proof.json").read_text())
+    # the stage guards has the banks of 500
+    proof["other banks"] = proof["guards"] + proof["banks"]
     for stage, write in STAGES.items():
         if stage in proof and marker(stage) in PAGE.read_text():
             fill(stage, write(proof[stage]))
