@@ -43,7 +43,7 @@ def quantized(engine: Engine, precision: str) -> Engine:
     return Engine(engine.folder, msgspec.structs.replace(engine.manifest, components=parts), CPU)
 
 
-def drawn(engine: Engine, guard: str | None) -> list[Picture]:
+def drawn(engine: Engine, guard: str) -> list[Picture]:
     return Pipeline.over(engine)(PROMPTS, seed=list(range(len(PROMPTS))), guard=guard, batch_size=50)
 
 
