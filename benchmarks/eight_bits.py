@@ -24,9 +24,9 @@ from safegen_engines.source import open_source
 WORK = ROOT / "build" / "eight-bits"
 SEEDS = 20
 PROMPTS = [f"a photo of a {garment.name}" for garment in GARMENTS for _ in range(SEEDS)]
-NEGATED = np.repeat([garment.name == "sneaker" for garment in GARMENTS], SEEDS)
-"""What the engine's own bundle negates."""
 SNEAKER = next(garment.label for garment in GARMENTS if garment.name == "sneaker")
+"""What the engine's own bundle negates."""
+NEGATED = np.repeat([garment.label == SNEAKER for garment in GARMENTS], SEEDS)
 
 
 def quantized(engine: Engine, precision: str) -> Engine:

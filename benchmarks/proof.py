@@ -341,8 +341,9 @@ def floor(garment: Garment) -> dict[str, Any]:
 def compositions(engine: Engine, garment: Garment, steps: list[int]) -> None:
     bundle, attacks = bundle_of(engine, garment, BANK), other_compositions(garment)
     name, sets = f"compositions-{slug(garment)}", ("compositions",)
+    beside = {"floor": floor(garment)}
     rows = run(name, garment, bundle, BOTH, steps, attacks=attacks, sets=sets)
-    save("compositions", [{**row, "floor": floor(garment)} for row in rows])
+    save("compositions", [row | beside for row in rows])
 
 
 STAGES = {
