@@ -57,6 +57,27 @@ TEST_CASE("tensors lie within their file") {
   CHECK_THROWS(parse_safetensors(std::string("\xff\xff\xff\xff\xff\xff\xff\xff{}", 10)));
 }
 
+TEST_CASE("whole numbers are written as such, and fit") {
+  const auto read = [](const char* text) { return Json::parse(text); };
+  CHECK(read("-9223372036854775808").get<std::int64_t>() == std::numeric_limits<std::int64_t>::min());
+  CHECK(read("9223372036854775807").get<std::int64_t>() == std::numeric_limits<std::int64_t>::max());
+  CHECK(read("18446744073709551615").get<std::uint64_t>() == std::numeric_limits<std::uint64_t>::max());
+  CHECK(Json(-7).get<std::int64_t>() == -7);
+  CHECK(read("7").get<double>() == 7.0);
+  for (const char* text : {"7.36e+32", "1.0", "-1e30", "9223372036854775808", "true", "\"1\"", "null", "[]"}) {
+    CHECK_THROWS(read(text).get<std::int64_t>());
+    CHECK_THROWS(Json{{"a", read(text)}, {"b", 1}}.get<std::map<std::string, std::int64_t>>());
+  }
+  for (const char* text : {"-1", "1e30"}) CHECK_THROWS(read(text).get<std::uint64_t>());
+  CHECK_THROWS(read("[1, 2e30, 3]").get<std::array<std::int64_t, 3>>());
+}
+
+TEST_CASE("what is not finite is in no bank and no curve") {
+  CHECK(detail::finite({1, -2}).size() == 2);
+  for (const float odd : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), std::nanf("")})
+    CHECK_THROWS(detail::finite({1, odd}));
+}
+
 TEST_CASE("noise is that of the Python package") {
   // Salmon et al.'s own test vectors of Philox 4x32-10
   CHECK(philox({0, 0, 0, 0}, {0, 0}) == std::array<std::uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
@@ -97,4 +118,13 @@ TEST_CASE("guards are named as in Python") {
   CHECK_THROWS_AS(open_guard({{"mode", "off"}, {"strength", 2}}, nullptr, table), Error);
   CHECK_THROWS_AS(open_guard({{"mode", "stronger"}}, nullptr, table), Error);
   CHECK_THROWS_AS(open_guard({{"mode", "ratio"}}, nullptr, table), Error);
+  Bundle one;
+  one.calibration = {{0}, {1, 1, {0}}, {1, 1, {0}}, {0}, {1, 1, {0}}};
+  CHECK(open_guard({{"mode", "paper"}, {"quantile", 1}}, &one, table).steps.size() == 1);
+  for (const double share : {-0.1, 1.1, 1e30}) {
+    CHECK_THROWS_AS(open_guard({{"mode", "paper"}, {"quantile", share}}, &one, table), Error);
+    CHECK_THROWS_AS(open_guard({{"mode", "ratio"}, {"false_positive_rate", share}}, &one, table), Error);
+  }
+  CHECK_THROWS_AS(open_guard({{"mode", "theorem"}, {"w_max", 0}}, &one, table), Error);
+  CHECK_THROWS(open_guard({{"mode", "official"}, {"gate", false}, {"first_steps", 1e30}}, &one, table));
 }

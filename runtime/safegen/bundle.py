@@ -143,6 +143,9 @@ def read_bundle(path: Path) -> Bundle:
     bundle = Bundle(info=info, digest=digest, negation=tensors[0], benign=tensors[1], axes=tensors[2],
                     calibration=Calibration(*tensors[3:]))  # fmt: skip
     _check_shapes(path, bundle)
+    for name, tensor in zip(TENSORS, tensors, strict=True):
+        if not np.isfinite(tensor).all():
+            raise BundleError(f"{path}: {name} has numbers that are not finite. Freeze it anew.")
     return bundle
 
 

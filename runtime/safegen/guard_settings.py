@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from safegen.bundle import Bundle
 
 Array = Any
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class _Mode(
@@ -41,7 +43,7 @@ class _Mode(
 class Ratio(_Mode, frozen=True):
     """The density ratio of two banks as the gate, both banks as the direction (the default)."""
 
-    false_positive_rate: float = 0.005
+    false_positive_rate: Share = 0.005
     """Share of ordinary pictures on which the gate may open at any step, 0 to 1."""
     repulsion: float = 1.0
 
@@ -49,24 +51,24 @@ class Ratio(_Mode, frozen=True):
 class Theorem(_Mode, frozen=True):
     """Theorem 3.2 with two banks, at every step, without a gate."""
 
-    eta: float = 1.0
-    w_max: float = 3.0
+    eta: Positive = 1.0
+    w_max: Positive = 3.0
 
 
 class Paper(_Mode, frozen=True):
     """The paper's own approximation, in the log domain."""
 
-    quantile: float = 0.05
+    quantile: Share = 0.05
     """The gate opens above this quantile of the negation images' own log beta."""
-    eta: float = 1.0
-    w_max: float = 3.0
+    eta: Positive = 1.0
+    w_max: Positive = 3.0
     t_min: float = 780.0
 
 
 class Official(_Mode, frozen=True):
     """The released program; the fields are one of its presets."""
 
-    bandwidth: float = 3.15
+    bandwidth: Positive = 3.15
     scale: float = 0.33
     gate: bool = True
     """Calibrated minimum over the noised references; False is always open."""

@@ -12,7 +12,7 @@ from safegen.bundle import TENSORS, BundleInfo, read_bundle, write_bundle
 from safegen.calibration import LOG_SNR_GRID, Calibration
 from safegen.errors import BundleError
 from safegen.guard import on
-from safegen.guard_settings import Official, Ratio, Settings
+from safegen.guard_settings import Official, Paper, Ratio, Settings, Theorem
 
 AXES = np.full((2, 16), 0.125, np.float16)
 
@@ -111,6 +111,22 @@ def test_axes_of_another_width_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.negation"
     write(path, axes=np.zeros((2, 15), np.float16))
     with pytest.raises(BundleError, match="axes is"):
+        read_bundle(path)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """A threshold that is no number opens no gate."""
+    path = tmp_path / "x.negation"
+    write(path, axes=np.full((2, 16), np.nan, np.float16))
+    with pytest.raises(BundleError, match="axes has numbers that are not finite"):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize("guard", [Paper(quantile=1.5), Ratio(false_positive_rate=-0.1), Theorem(w_max=0.0)])
+def test_settings_out_of_range_are_refused(tmp_path: Path, guard: Settings) -> None:
+    path = tmp_path / "x.negation"
+    write(path, guard)
+    with pytest.raises(BundleError, match=r"not a negation bundle .*\$\.guard"):
         read_bundle(path)
 
 

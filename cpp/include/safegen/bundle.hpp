@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
@@ -46,19 +47,27 @@ namespace detail {
 
 inline constexpr int bundle_schema = 4;
 
+/// Infinities have no distance, and what is no number opens no gate.
+inline std::vector<float> finite(std::vector<float> values) {
+  for (const float value : values)
+    if (!std::isfinite(value)) throw std::invalid_argument("a number in it is not finite");
+  return values;
+}
+
 inline Rows widened(const TensorView& tensor) {
   const auto halves = tensor.as<std::uint16_t>("F16");
   Rows rows{static_cast<std::size_t>(tensor.shape.empty() ? 0 : tensor.shape[0]), 0, {}};
   rows.width = rows.count ? halves.size() / rows.count : 0;
   rows.values.reserve(halves.size());
   for (const std::uint16_t half : halves) rows.values.push_back(half_to_float(half));
+  rows.values = finite(std::move(rows.values));
   return rows;
 }
 
 inline Rows matrix(const TensorView& tensor, std::size_t levels) {
   if (tensor.shape.size() != 2 || static_cast<std::size_t>(tensor.shape[0]) != levels || tensor.shape[1] < 1)
     throw std::invalid_argument("a calibration curve of another shape");
-  return {levels, static_cast<std::size_t>(tensor.shape[1]), tensor.as<float>("F32")};
+  return {levels, static_cast<std::size_t>(tensor.shape[1]), finite(tensor.as<float>("F32"))};
 }
 
 inline void check_regions(std::int64_t regions, const std::array<std::int64_t, 3>& latent) {
@@ -123,9 +132,9 @@ inline Bundle parse_bundle(std::string_view content) {
   bundle.axes = detail::widened(file.at("axes"));
   if (file.at("axes").shape.size() != 2 || bundle.axes.count == 0 || bundle.axes.width != bundle.negation.width)
     throw std::invalid_argument("axes has another shape than its banks say");
-  bundle.calibration.log_snr = file.at("log_snr").as<float>("F32");
+  bundle.calibration.log_snr = detail::finite(file.at("log_snr").as<float>("F32"));
   const std::size_t levels = bundle.calibration.log_snr.size();
-  bundle.calibration.foreseen_log_snr = file.at("foreseen_log_snr").as<float>("F32");
+  bundle.calibration.foreseen_log_snr = detail::finite(file.at("foreseen_log_snr").as<float>("F32"));
   const std::size_t foreseen = bundle.calibration.foreseen_log_snr.size();
   if (levels == 0 || foreseen == 0) throw std::invalid_argument("no calibration");
   bundle.calibration.benign = detail::matrix(file.at("benign_log_ratio"), levels);
