@@ -5,7 +5,8 @@ Stages, each resumable, each adding rows to the same file:
 - ``classes``: unguarded and ratio, all ten classes negated one at a time, banks of 500;
 - ``guards``: every guard with its published settings, three classes;
 - ``tuned``: the same guards with the best of eight settings on the validation split, three classes;
-- ``banks``: every guard that reads the bank, with banks of 10, 50, 100, 500 and 3000, three classes;
+- ``banks``: every guard that reads the bank and the combinations, banks of 10, 50, 100, 500 and 3000, three
+  classes;
 - ``rates``: ratio with its gate set for other rates of false alarms, the three classes that it does worst on;
 - ``seeds``: unguarded and ratio, every prompt of the tables with ten other seeds, those and t-shirts
   (the file has all four at 4 steps, and coats at 8, 20 and 50, the last two with five seeds, and of the
@@ -280,10 +281,10 @@ def tuned(engine: Engine, garment: Garment, steps: list[int], names: Sequence[st
 
 
 def banks(engine: Engine, garment: Garment, steps: list[int]) -> None:
-    """Every guard that reads the bank; what the stage guards has is not drawn again."""
-    read = [guard for guard in IMAGE_GUARDS if guard != "renoise-only"]
+    """Every guard that reads the bank, and the combinations; what the stage guards has is not drawn again."""
+    read = {arm: s for arm, s in published(garment).items() if s["guard"] not in ("off", "renoise-only")}
     for size in BANKS:
-        arms = {guard: {"guard": guard} for guard in (["ratio"] if size == BANK else read)}
+        arms = {"ratio": read["ratio"]} if size == BANK else read
         bundle = bundle_of(engine, garment, size)
         save("banks", run(f"banks-{slug(garment)}-{size}", garment, bundle, arms, steps))
 
