@@ -31,7 +31,7 @@ def fuzzers(configure, clang: Path | None) -> Path:
 
 
 def bundles(corpus: Path) -> None:
-    """Four images a bank: thousands of runs a second."""
+    """Four images a bank: ten times as many runs as from a whole one."""
     frozen = read_bundle(tiny.EMBEDDED / "default.negation")
     curves = Calibration(*(c if c.ndim == 1 else c[:, :4] for c in frozen.calibration))
     for guard in (Ratio(), Paper(), Official(first_steps=12), Spell(), Sgf()):
