@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,8 +19,9 @@ from PIL import Image
 
 from safegen import Pipeline
 from safegen.bundle import write_bundle
+from safegen.calibration import Calibration
 from safegen.errors import SafegenError, UsageError
-from safegen.guard_settings import GUARDS, OFFICIAL_PRESETS, Ratio
+from safegen.guard_settings import GUARDS, OFFICIAL_PRESETS, Paper, Ratio, Theorem
 
 pytestmark = pytest.mark.slow
 
@@ -147,6 +149,39 @@ def test_errors_are_those_of_python(sanitized: Path, tmp_path: Path) -> None:
             [sanitized / "safegen-generate", *map(str, arguments)], capture_output=True, text=True
         )
         assert (said.returncode, said.stderr) == refused(ours)
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "an infinite reference": {"negation": np.inf},
+    "axes that are no numbers": {"axes": np.nan},
+    "a threshold that is no number": {"foreseen": np.nan},
+    "levels that are no numbers": {"log_snr": np.nan},
+    "a quantile beyond its curve": {"guard": Paper(quantile=2.0)},
+    "a cap of nothing": {"guard": Theorem(w_max=0.0)},
+    "no rate": {"guard": Ratio(false_positive_rate=None)},
+}
+
+
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+def test_a_bundle_out_of_range_is_refused_as_in_python(
+    sanitized: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """With the same exit code, before anything is drawn: a threshold that is no number opens no gate."""
+    frozen, path = Pipeline.load().bundle, tmp_path / "odd.negation"
+
+    def changed(name: str, numbers: np.ndarray) -> np.ndarray:
+        return np.full_like(numbers, change[name]) if name in change else numbers
+
+    banks = [changed(name, getattr(frozen, name)) for name in ("negation", "benign", "axes")]
+    curves = Calibration(*map(changed, Calibration._fields, frozen.calibration))
+    info = msgspec.structs.replace(frozen.info, guard=change.get("guard", frozen.info.guard))
+    write_bundle(path, info, *banks, curves)
+    said = subprocess.run(
+        [sanitized / "safegen-generate", tiny.EMBEDDED, "-p", "x", "-b", path], capture_output=True, text=True
+    )
+    code, _ = refused(lambda: Pipeline.load("fashion", path))
+    assert said.returncode == code
+    assert re.fullmatch(r"error: .*(not finite|the guard \w+ has ).*\n", said.stderr)
 
 
 def test_bench_shows_both_hosts(sanitized: Path) -> None:

@@ -258,12 +258,12 @@ inline void check_settings(const Json& settings) {
   for (const auto& [key, value] : settings.items()) {
     if (key != "mode" && std::find(names->second.begin(), names->second.end(), key) == names->second.end())
       throw Error(Code::bundle, "the guard " + mode + " has the setting '" + key + "', which this safegen does not know.");
-    if (!value.is_number()) continue;
-    const double number = value.get<double>();
-    const bool share = key == "false_positive_rate" || key == "quantile", positive = key == "eta" || key == "w_max" || key == "bandwidth";
-    if ((share && !(number >= 0.0 && number <= 1.0)) || (positive && !(number > 0.0)))
-      throw Error(Code::bundle, "the guard " + mode + " has " + key + " " + value.dump() + "; it is " +
-                                    (share ? "a share, 0 to 1." : "above 0."));
+    const bool share = key == "false_positive_rate" || key == "quantile";
+    if (share && !(value >= 0.0 && value <= 1.0))
+      throw Error(Code::bundle, "the guard " + mode + " has " + key + " " + value.dump() + "; it is a share, 0 to 1.");
+    const bool positive = key == "eta" || key == "w_max" || key == "bandwidth";
+    if (positive && !(value > 0.0))
+      throw Error(Code::bundle, "the guard " + mode + " has " + key + " " + value.dump() + "; it is above 0.");
   }
 }
 
