@@ -21,7 +21,7 @@ from safegen import Pipeline
 from safegen.bundle import write_bundle
 from safegen.calibration import Calibration
 from safegen.errors import SafegenError, UsageError
-from safegen.guard_settings import GUARDS, OFFICIAL_PRESETS, Paper, Ratio, Theorem
+from safegen.guard_settings import GUARDS, OFFICIAL_PRESETS, Official, Paper, Ratio, Theorem
 
 pytestmark = pytest.mark.slow
 
@@ -159,6 +159,7 @@ ODD: dict[str, dict[str, Any]] = {
     "a quantile beyond its curve": {"guard": Paper(quantile=2.0)},
     "a cap of nothing": {"guard": Theorem(w_max=0.0)},
     "no rate": {"guard": Ratio(false_positive_rate=None)},
+    "a scale that is a word": {"guard": Official(scale="strong")},
 }
 
 
@@ -179,9 +180,10 @@ def test_a_bundle_out_of_range_is_refused_as_in_python(
     said = subprocess.run(
         [sanitized / "safegen-generate", tiny.EMBEDDED, "-p", "x", "-b", path], capture_output=True, text=True
     )
-    code, _ = refused(lambda: Pipeline.load("fashion", path))
+    code, ours = refused(lambda: Pipeline.load("fashion", path))
     assert said.returncode == code
-    assert re.fullmatch(r"error: .*(not finite|the guard \w+ has ).*\n", said.stderr)
+    assert re.fullmatch(rf"error: {re.escape(str(path))}: .*(not finite|the guard \w+ has ).*\n", said.stderr)
+    assert str(path) in ours
 
 
 def test_bench_shows_both_hosts(sanitized: Path) -> None:

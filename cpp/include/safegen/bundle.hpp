@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "file.hpp"
+#include "guard_settings.hpp"
 #include "safetensors.hpp"
 
 namespace safegen {
@@ -36,7 +37,7 @@ struct Bundle {
   std::int64_t regions = 1;  ///< a side, that ratio judges one by one; the banks hold regions
   bool anywhere = false;     ///< the regions overlap; negation images show the thing alone, as large as one
   std::size_t target_count = 0;
-  Json guard;  ///< default guard and its settings, told apart by "mode"
+  Json guard;  ///< default guard and its settings, checked, told apart by "mode"
   double tau = 1.0, bandwidth = 1.0, aim_bandwidth = 1.0;
   Rows negation, benign;
   Rows axes;  ///< along these the gate of ratio counts distances less
@@ -115,6 +116,7 @@ inline Bundle parse_bundle(std::string_view content) {
   bundle.regions = value_or<std::int64_t>(info, "regions", 1);
   bundle.anywhere = value_or<bool>(info, "anywhere", false);
   bundle.guard = info.at("guard");
+  detail::check_settings(bundle.guard);
   bundle.tau = info.at("tau");
   bundle.bandwidth = info.at("bandwidth");
   bundle.aim_bandwidth = info.at("aim_bandwidth");
@@ -124,7 +126,7 @@ inline Bundle parse_bundle(std::string_view content) {
   const std::int64_t parts = bundle.regions * bundle.regions;
   detail::check_shape("negation", file.at("negation"), info.at("negation_count"), bundle.anywhere ? 1 : parts, bundle.regions, bundle.latent_shape);
   detail::check_shape("benign", file.at("benign"), benign_count, parts, bundle.regions, bundle.latent_shape);
-  if (targets < 1 || targets > benign_count * parts || !(bundle.tau > 0.0) || !(bundle.bandwidth > 0.0) || !(bundle.aim_bandwidth > 0.0) || !bundle.guard.is_object())
+  if (targets < 1 || targets > benign_count * parts || !(bundle.tau > 0.0) || !(bundle.bandwidth > 0.0) || !(bundle.aim_bandwidth > 0.0))
     throw std::invalid_argument("its description is out of range");
   bundle.target_count = static_cast<std::size_t>(targets);
   bundle.negation = detail::widened(file.at("negation"));

@@ -1,4 +1,4 @@
-// Which guard with which numbers: what the step graph takes in its row, worked out for a plan beforehand.
+// A guard bound to a bundle and a plan: what the step graph takes in its row, worked out beforehand.
 //
 // The guards themselves are in the step graphs, recorded from the Python package's own lines.
 #pragma once
@@ -30,35 +30,6 @@ struct OpenGuard {
   bool unit_pixels = false;  ///< the references enter with unit pixels
   bool draws_noise = false;
 };
-
-/// ratio, official, official:nudity and so on to settings.
-inline Json parse_guard(const std::string& text) {
-  static const std::map<std::string, Json> presets = {
-      {"nudity", Json::object()},
-      {"inappropriate", {{"bandwidth", 1.0}, {"scale", 0.03}, {"gate", false}, {"t_min", 800.0}}},
-      {"sd3-nudity", {{"bandwidth", 1.0}, {"scale", 0.03}, {"gate", false}, {"unit_x0", true}}},
-      {"memorized-person", {{"bandwidth", 13.15}, {"scale", 0.69}, {"gate", false}, {"first_steps", 12}}},
-      {"memorized-artwork", {{"bandwidth", 13.15}, {"scale", 0.9}, {"gate", false}, {"first_steps", 12}}}};
-  static const std::vector<std::string> modes = {"ratio", "theorem", "paper", "official", "spell",
-                                                 "sgf", "bank-mean", "renoise-only", "off"};
-  const std::size_t colon = text.find(':');
-  const std::string mode = text.substr(0, colon);
-  if (std::find(modes.begin(), modes.end(), mode) == modes.end()) {
-    std::string known;
-    for (const std::string& name : modes) known += (known.empty() ? "" : ", ") + name;
-    throw Error(Code::usage, "guard is '" + mode + "'; known are " + known + ".");
-  }
-  Json settings = Json::object();
-  if (colon != std::string::npos) {
-    const auto preset = presets.find(text.substr(colon + 1));
-    if (mode != "official" || preset == presets.end())
-      throw Error(Code::usage, "guard is '" + text + "'; presets are official:nudity, official:inappropriate,"
-                               " official:sd3-nudity, official:memorized-person, official:memorized-artwork.");
-    settings = preset->second;
-  }
-  settings["mode"] = mode;
-  return settings;
-}
 
 namespace detail {
 
@@ -244,36 +215,15 @@ inline std::vector<GuardStep> constant(const Table& table, std::vector<double> n
   return std::vector<GuardStep>(table.rows.size(), GuardStep{std::move(numbers), true});
 }
 
-/// Refuse settings that this version does not know: left out, they would guard less than was measured.
-inline void check_settings(const Json& settings) {
-  static const std::map<std::string, std::vector<std::string>> known = {
-      {"ratio", {"false_positive_rate", "repulsion"}}, {"theorem", {"eta", "w_max"}},
-      {"paper", {"quantile", "eta", "w_max", "t_min"}},
-      {"official", {"bandwidth", "scale", "gate", "margin", "t_min", "first_steps", "unit_x0"}},
-      {"spell", {"radius", "overcompensation"}}, {"sgf", {"step", "gamma"}}, {"bank-mean", {"scale"}},
-      {"renoise-only", {"t_min"}}, {"off", {}}};
-  const auto mode = settings.at("mode").get<std::string>();
-  const auto names = known.find(mode);
-  if (names == known.end()) throw Error(Code::bundle, "the bundle's guard is '" + mode + "', which this safegen does not know.");
-  for (const auto& [key, value] : settings.items()) {
-    if (key != "mode" && std::find(names->second.begin(), names->second.end(), key) == names->second.end())
-      throw Error(Code::bundle, "the guard " + mode + " has the setting '" + key + "', which this safegen does not know.");
-    const bool share = key == "false_positive_rate" || key == "quantile";
-    if (share && !(value >= 0.0 && value <= 1.0))
-      throw Error(Code::bundle, "the guard " + mode + " has " + key + " " + value.dump() + "; it is a share, 0 to 1.");
-    const bool positive = key == "eta" || key == "w_max" || key == "bandwidth";
-    if (positive && !(value > 0.0))
-      throw Error(Code::bundle, "the guard " + mode + " has " + key + " " + value.dump() + "; it is above 0.");
-  }
-}
-
 }  // namespace detail
 
 /// Bind a guard to a bundle and a plan, working out every threshold beforehand.
+///
+/// The settings are a bundle's, whose reader has checked them, or parse_guard's.
 inline OpenGuard open_guard(const Json& settings, const Bundle* bundle, const Table& table) {
-  detail::check_settings(settings);
   const auto mode = settings.at("mode").get<std::string>();
   const auto set = [&](const char* name, double fallback) { return value_or(settings, name, fallback); };
+  const auto given = [&](const char* name) { return settings.contains(name) && !settings[name].is_null(); };
   if (mode == "off") return {mode, std::vector<GuardStep>(table.rows.size(), GuardStep{{}, false})};
   if (bundle == nullptr) throw Error(Code::guard, "the guard " + mode + " needs a negation bundle.");
   if (bundle->regions > 1 && mode != "ratio")
@@ -285,14 +235,13 @@ inline OpenGuard open_guard(const Json& settings, const Bundle* bundle, const Ta
   if (mode == "official" || mode == "renoise-only")
     return {mode, detail::official(*bundle, table, settings, mode == "renoise-only"), true, true};
   if (mode == "spell") {
-    const double radius = settings.contains("radius") && !settings["radius"].is_null()
-                              ? settings["radius"].get<double>()
-                              : detail::quantile(detail::neighbours(bundle->negation, 1, 1, 1.0), 0.5);
+    const double radius =
+        given("radius") ? settings["radius"].get<double>() : detail::quantile(detail::neighbours(bundle->negation, 1, 1, 1.0), 0.5);
     return {mode, detail::constant(table, {std::max(radius, 1e-6), set("overcompensation", 1.6)})};
   }
   if (mode == "sgf") {
     double gamma = set("gamma", 0.0);
-    if (gamma == 0.0) {
+    if (!given("gamma")) {
       const std::vector<float> squared = detail::neighbours(bundle->negation, 4, 6, 2.0);
       const double mean = std::accumulate(squared.begin(), squared.end(), 0.0) / static_cast<double>(squared.size());
       gamma = -std::log(0.05) / std::max(mean, 1e-6);
