@@ -10,6 +10,7 @@ import typer
 
 from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, bar, read_lines, reporter, say
+from safegen_cli.images import images_of
 
 if TYPE_CHECKING:
     from safegen_engines.recalibrate import Recalibrated
@@ -37,16 +38,16 @@ def calibrate(
     from safegen.bench import bench
     from safegen.engine import Engine
     from safegen.pipeline import EMBEDDED
-    from safegen_engines.freeze import find_images
     from safegen_engines.recalibrate import recalibrate
 
     if bool(benign) == bool(benign_prompts):
         raise UsageError("give either --benign or --benign-prompts: what the gate must let pass.")
     prompts = read_lines(benign_prompts)
+    never, ordinary = images_of(negation), images_of(benign or [])
     with bar("images") as progress:
         found = recalibrate(
-            Engine.open(engine or EMBEDDED), bundle, find_images(negation), out,
-            benign=find_images(benign or []), benign_prompts=prompts, benign_labels=benign_label or [],
+            Engine.open(engine or EMBEDDED), bundle, never, out,
+            benign=ordinary, benign_prompts=prompts, benign_labels=benign_label or [],
             rate=rate, batch_size=batch_size, report=reporter(progress),
         )  # fmt: skip
     cost = bench(engine, out, batch=1, runs=1)

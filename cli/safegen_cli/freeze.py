@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from safegen_cli.console import Json, answer, bar, parse_size, read_lines, reporter, say
+from safegen_cli.images import images_of
 
 
 def freeze(
-    images: Annotated[list[str], typer.Argument(help="Folders, globs or files: PNG, JPEG, WebP.")],
+    images: Annotated[list[str], typer.Argument(help="Folders, globs or files: PNG, JPEG, WebP, BMP, GIF, TIFF.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to write, for example nudity.negation.")],
     engine: Annotated[Path | None, typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
     benign: Annotated[list[str] | None, typer.Option("--benign", help="Ordinary images (repeatable). Left out: the engine draws them.")] = None,
@@ -37,15 +38,14 @@ def freeze(
     from safegen.engine import Engine
     from safegen.guard_settings import Ratio, Settings, parse_guard
     from safegen.pipeline import EMBEDDED
-    from safegen_engines.freeze import find_images
     from safegen_engines.freeze import freeze as freeze_images
     from safegen_engines.gate_rate import ENOUGH
 
     settings: Settings | None = parse_guard(guard)
     if isinstance(settings, Ratio):
         settings = Ratio(false_positive_rate=false_positive_rate) if false_positive_rate else None
-    negation = find_images(images)
-    ordinary = find_images(benign) if benign else None
+    negation = images_of(images)
+    ordinary = images_of(benign) if benign else None
     prompts = read_lines(benign_prompts)
     opened = Engine.open(engine or EMBEDDED)
     with bar("images") as progress:

@@ -74,6 +74,13 @@ def find_images(sources: Iterable[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def other_files(sources: Iterable[str]) -> list[Path]:
+    """What lies in the folders besides images, by its name; hidden files aside."""
+    folders = [Path(source) for source in sources if Path(source).is_dir()]
+    below = [f for folder in folders for f in sorted(folder.rglob("*")) if f.is_file()]
+    return [f for f in dict.fromkeys(below) if f.suffix.lower() not in SUFFIXES and f.name[0] != "."]
+
+
 def freeze(
     engine: Engine,
     images: Sequence[Path],
@@ -253,7 +260,7 @@ def _read_batches(
             try:
                 pixels.append(read_rgb(path, *size))
             except ImageError as error:
-                bad.append(str(error))
+                bad.append(str(error).removesuffix("."))
         yield start + len(chunk), pixels
 
 

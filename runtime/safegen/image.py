@@ -16,7 +16,7 @@ from safegen.errors import ImageError
 from safegen.seal import replacing
 
 KEY = "safegen"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def read_rgb(path: Path, width: int, height: int) -> NDArray[np.uint8]:
@@ -35,10 +35,14 @@ def open_image(path: Path) -> Image.Image:
     """An image file as :func:`flatten` sees it.
 
     Raises:
-        ImageError: the file cannot be read as an image.
+        ImageError: the file cannot be read as an image, or holds several pictures, of which the first would
+            stand for all.
     """
     try:
         with Image.open(path) as image:
+            count = getattr(image, "n_frames", 1)
+            if count > 1 and image.format != "MPO":  # a photograph and what a camera adds to it
+                raise ImageError(f"{path}: holds {count} pictures; save each as a file of its own.")
             return flatten(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -46,11 +50,17 @@ def open_image(path: Path) -> Image.Image:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """RGB, turned as EXIF says, transparency laid over white."""
+    """RGB, turned as EXIF says, transparency laid over white.
+
+    Raises:
+        ValueError: pixels of real numbers.
+    """
     upright = ImageOps.exif_transpose(image)
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         layer = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    if upright.mode == "F":
+        raise ValueError("pixels are real numbers, of no known range")
     if upright.mode.startswith("I"):  # 16-bit greyscale, which convert() would clip
         upright = Image.fromarray((np.asarray(upright) / 257).astype(np.uint8))
     return upright.convert("RGB")

@@ -115,17 +115,12 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_freeze_inspect_and_contact_sheet(tmp_path: Path, picture_folder: Path) -> None:
-    done = run(
-        "freeze",
-        picture_folder,
-        "--benign",
-        picture_folder,
-        "-o",
-        "x.negation",
-        "--json",
-        cwd=tmp_path,
-    )
+    (picture_folder / "more.heic").write_bytes(b"not read")
+    both = (picture_folder, "--benign", picture_folder)
+    done = run("freeze", *both, "-o", "x.negation", "--json", cwd=tmp_path)
     frozen = json.loads(done.stdout)
+    # nothing is guarded against that was left out without a word
+    assert "left out 1 files" in done.stderr and "more.heic" in done.stderr
     shown = run("inspect", "x.negation", "--json", "--contact-sheet", "sheet.png", cwd=tmp_path)
     content = json.loads(shown.stdout)
     assert content["digest"] == frozen["digest"]

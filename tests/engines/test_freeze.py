@@ -16,7 +16,7 @@ from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
 from safegen.guard_settings import Official, Ratio
 from safegen.image import read_rgb
-from safegen_engines.freeze import find_images, freeze
+from safegen_engines.freeze import find_images, freeze, other_files
 from safegen_engines.lookalikes import drop_lookalikes, targets_first
 
 
@@ -55,11 +55,39 @@ def test_transparency_lies_on_white_and_grey_becomes_rgb(tmp_path: Path) -> None
     assert read_rgb(tmp_path / "palette.png", 8, 8)[0, 0].tolist() == [10, 20, 30]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("moving.gif", "GIF"), ("moving.webp", "WEBP"), ("pages.tif", "TIFF")]
+)
+def test_a_file_of_several_pictures_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    """Read as its first picture, it would leave the others out of the bank and say nothing."""
+    first, second = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
+    first.save(tmp_path / name, kind, save_all=True, append_images=[second])
+    with pytest.raises(ImageError, match=f"{name}: holds 2 pictures; save each"):
+        read_rgb(tmp_path / name, 8, 8)
+
+
+def test_a_photograph_with_what_the_camera_adds_is_one_picture(tmp_path: Path) -> None:
+    red, added = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8))
+    red.save(tmp_path / "photo.jpg", "MPO", save_all=True, append_images=[added])
+    assert np.abs(read_rgb(tmp_path / "photo.jpg", 8, 8)[0, 0].astype(int) - (255, 0, 0)).max() <= 2
+
+
+def test_pixels_of_no_known_range_are_refused(tmp_path: Path) -> None:
+    """Cut off at 255, a picture of 0 to 1 would be black, and stand for nothing in the bank."""
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "real.tiff")
+    with pytest.raises(ImageError, match="no known range"):
+        read_rgb(tmp_path / "real.tiff", 8, 8)
+
+
 def test_folders_globs_and_files_are_found_in_order(picture_folder: Path) -> None:
     (picture_folder / "sub").mkdir()
     Image.new("RGB", (4, 4)).save(picture_folder / "sub" / "x.JPG", "JPEG")
     (picture_folder / "notes.txt").write_text("no image")
+    (picture_folder / ".DS_Store").write_bytes(b"hidden")
+    Image.new("RGB", (4, 4)).save(picture_folder / "sub" / "y.avif", "PNG")
     assert len(find_images([str(picture_folder)])) == 13
+    assert [f.name for f in other_files([str(picture_folder)])] == ["notes.txt", "y.avif"]
+    assert other_files([str(picture_folder / "notes.txt")]) == []
     assert len(find_images([str(picture_folder / "0*.png")])) == 10
     assert len(find_images([str(picture_folder / "00.png"), str(picture_folder)])) == 13
     with pytest.raises(UsageError, match="no images"):
