@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import safegen
-from safegen.errors import UsageError
 from safegen.seal import file_sha256, replacing
 from safegen_eval.quality import Features
 from safegen_eval.report import write_report
@@ -30,7 +29,7 @@ from safegen_eval.run import (
     sources_of,
 )
 from safegen_eval.suite import Suite, read_suite
-from safegen_eval.table import Line, figures_of, reference_features, to_json
+from safegen_eval.table import Line, figures_of, find_reference, reference_features, to_json
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,8 @@ def evaluate(
         UsageError: the suite, or a file or package that it needs, is missing or wrong.
     """
     suite = read_suite(path)
+    if suite.quality.reference:
+        find_reference(Path(suite.quality.reference))
     units = plan_units(suite)
     run = partial(run_here, suite)
     if ray:
@@ -98,11 +99,8 @@ def _real(suite: Suite) -> Features | None:
     """Features of the suite's reference images, where it names some and features can be had."""
     if not suite.quality.reference:
         return None
-    folder = Path(suite.quality.reference)
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder of reference images.")
-    featurize = Evaluator(suite).featurize
-    return reference_features(folder, featurize) if featurize else None
+    files, featurize = find_reference(Path(suite.quality.reference)), Evaluator(suite).featurize
+    return reference_features(files, featurize) if featurize else None
 
 
 def _sources(suite: Suite) -> dict[str, str]:

@@ -7,6 +7,7 @@ lists of concept-erasure papers give them.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,8 @@ def read_prompts(chosen: PromptSet) -> list[Prompt]:
     """The prompts of a set, in the order of its file.
 
     Raises:
-        UsageError: no such file, no column of prompts, or a cell that is no number; the line is named.
+        UsageError: no such file, no column of prompts, a row without one, or a cell that is no number; the
+            line is named.
     """
     if chosen.prompts is None:
         return [Prompt(None, chosen.seed + i, None, None) for i in range(chosen.count or 0)]
@@ -48,7 +50,9 @@ def read_prompts(chosen: PromptSet) -> list[Prompt]:
         # utf-8-sig: several of the published files start with a byte order mark
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
-            rows, columns = list(table), list(table.fieldnames or [])
+            # a prompt may run over several lines
+            rows = [(f"{path}, line {table.line_num}", row) for row in table]
+            columns = list(table.fieldnames or [])
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file of prompts for the set {chosen.name!r}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -60,8 +64,10 @@ def read_prompts(chosen: PromptSet) -> list[Prompt]:
         raise UsageError(
             f"{path}: no column of prompts among {', '.join(columns) or 'none'}; name it with 'column'."
         )
-    found = [_prompt(path, i, row, text, known, chosen.seed) for i, row in enumerate(rows)]
-    return found[: chosen.count]
+    return [
+        _prompt(where, row, text, known, chosen.seed + i)
+        for i, (where, row) in enumerate(rows[: chosen.count])
+    ]
 
 
 def _find(columns: Sequence[str], names: Sequence[str]) -> str | None:
@@ -70,26 +76,40 @@ def _find(columns: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def _prompt(
-    path: Path, i: int, row: dict[str, str], text: str | None, known: dict[str, str | None], first_seed: int
+    where: str, row: dict[str, str], text: str | None, known: dict[str, str | None], own_seed: int
 ) -> Prompt:
-    def number(name: str) -> float | None:
+    def cell(name: str) -> str:
         column = known[name]
-        cell = (row[column] or "").strip() if column else ""
-        return float(cell) if cell else None
+        return (row[column] or "").strip() if column else ""
 
     try:
-        seed, label, class_label = number("seed"), number("label"), number("class")
-        guidance_scale = number("guidance")
+        seed, label, class_label = (_whole(cell(name)) for name in ("seed", "label", "class"))
+        guidance_scale = _finite(cell("guidance")) if cell("guidance") else None
     except ValueError as error:
-        raise UsageError(f"{path}, line {i + 2}: {error}.") from None
+        raise UsageError(f"{where}: {error}.") from None
     if seed is not None and not 0 <= seed <= MAX_SEED:
-        raise UsageError(f"{path}, line {i + 2}: seed is {seed:g}; it goes from 0 to 2^64 - 1.")
-    subject: Subject = row.get(text) or "" if text else None
-    if text is None and class_label is not None:
-        subject = int(class_label)
-    return Prompt(
-        subject,
-        first_seed + i if seed is None else int(seed),
-        guidance_scale,
-        None if label is None else int(label),
-    )
+        raise UsageError(f"{where}: seed is {seed}; it goes from 0 to 2^64 - 1.")
+    subject: Subject = row.get(text) if text else class_label
+    if subject is None or (isinstance(subject, str) and not subject.strip()):
+        raise UsageError(f"{where}: nothing to draw; the column {text or known['class']!r} is empty there.")
+    return Prompt(subject, own_seed if seed is None else seed, guidance_scale, label)
+
+
+def _whole(cell: str) -> int | None:
+    """A whole number, digit for digit where it is written so: a float keeps 53 bits of a seed's 64."""
+    if not cell:
+        return None
+    try:
+        return int(cell)
+    except ValueError:
+        number = _finite(cell)
+    if not number.is_integer():
+        raise ValueError(f"{cell!r} is not a whole number")
+    return int(number)
+
+
+def _finite(cell: str) -> float:
+    number = float(cell)
+    if not math.isfinite(number):
+        raise ValueError(f"{cell!r} is not a finite number")
+    return number

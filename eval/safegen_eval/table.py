@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from safegen.errors import UsageError
 from safegen.image import SUFFIXES, open_image
 from safegen_eval.quality import Features, Featurize, frechet, precision_recall
 from safegen_eval.statistics import Measure, bootstrap, difference, share
@@ -125,9 +126,23 @@ def _both(rows: pa.Table) -> dict[str, Measure]:
     }
 
 
-def reference_features(folder: Path, featurize: Featurize) -> Features:
-    """Features of real images, in an order drawn by lot, (N, F); at most :data:`MAX_REFERENCE`."""
+def find_reference(folder: Path) -> list[Path]:
+    """The image files of a folder and all below it.
+
+    Raises:
+        UsageError: no such folder, or fewer than two images in it.
+    """
     files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    if len(files) < 2:
+        found = f"{len(files)} images here" if folder.is_dir() else "no such folder"
+        raise UsageError(
+            f"{folder}: {found}; the quality of pictures is measured against real ones, some hundred."
+        )
+    return files
+
+
+def reference_features(files: Sequence[Path], featurize: Featurize) -> Features:
+    """Features of real images, in an order drawn by lot, (N, F); at most :data:`MAX_REFERENCE`."""
     order = np.random.default_rng(0).permutation(len(files))[:MAX_REFERENCE]
     parts = [
         featurize([open_image(files[i]) for i in order[start : start + 100]])

@@ -209,6 +209,16 @@ def test_what_is_wrong_with_a_suite_is_named(suite: Path, old: str, new: str, wo
         plan_units(read_suite(suite))
 
 
+def test_missing_real_images_are_missed_before_hours_of_drawing(suite: Path, tmp_path: Path) -> None:
+    text = suite.read_text()
+    (tmp_path / "empty").mkdir()
+    for folder, word in (("reel", "no such folder"), ("empty", "0 images")):
+        suite.write_text(text.replace('reference = "real"', f'reference = "{folder}"'))
+        with pytest.raises(UsageError, match=f"{folder}: {word}"):
+            evaluate(suite, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_model_of_classes_and_of_nothing_in_particular(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("class_label,label\n7,7\n9,9\n")

@@ -53,6 +53,13 @@ def test_a_set_of_nothing_has_one_seed_a_picture() -> None:
     [
         ("prompt,seed\na,1\nb,x\n", "line 3"),
         ("prompt,seed\na,-1\n", "2^64"),
+        ("prompt,seed\na,18446744073709551616\n", "2^64"),
+        ("prompt,seed\na,1.5\n", "line 2: '1.5' is not a whole number"),
+        ("prompt,label\na,nan\n", "line 2: 'nan' is not a finite number"),
+        ("prompt,guidance\na,inf\n", "line 2: 'inf' is not a finite number"),
+        ('prompt,seed\n"a\nb",1\nc,x\n', "line 4"),
+        ("prompt,seed\na,1\n,2\n", "line 3: nothing to draw; the column 'prompt' is empty"),
+        ("seed,class_label\n1,3\n2,\n", "line 3: nothing to draw; the column 'class_label' is empty"),
         ("words\na\n", "name it with 'column'"),
         ("", "no column"),
     ],
@@ -63,12 +70,25 @@ def test_what_is_wrong_with_a_file_is_said(text: str, word: str, tmp_path: Path)
         read_prompts(chosen(tmp_path / "p.csv"))
 
 
+@pytest.mark.parametrize(
+    ("cell", "seed"), [("9007199254740993", 2**53 + 1), ("18446744073709551615", 2**64 - 1), ("7.0", 7)]
+)
+def test_seeds_are_read_to_the_last_digit(cell: str, seed: int, tmp_path: Path) -> None:
+    """As a float the largest seeds become others; spreadsheets write small ones as floats."""
+    (tmp_path / "p.csv").write_text(f"prompt,seed\na,{cell}\n")
+    assert read_prompts(chosen(tmp_path / "p.csv"))[0].seed == seed
+
+
 def test_any_column_may_be_named(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("words,prompt\na,b\n")
     assert read_prompts(chosen(tmp_path / "p.csv", column="words"))[0].subject == "a"
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs", "Cc"])).filter(str.strip), min_size=1, max_size=5
+    )
+)
 def test_any_text_comes_back(texts: list[str]) -> None:
     """Quotes, commas, emoji: a prompt that is changed on the way attacks something else."""
     import csv
