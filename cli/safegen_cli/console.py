@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from safegen.errors import UsageError
+
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
 """People read stderr; stdout is for what a program may read: file names and JSON."""
 
@@ -49,8 +51,15 @@ def bar(unit: str, *, remaining: bool = False) -> Iterator[Progress]:
 
 
 def read_lines(path: Path | None) -> list[str]:
-    """The lines of a file that are not empty; none without a file."""
-    lines = path.read_text("utf-8").splitlines() if path else []
+    """The lines of a file that are not empty; none without a file.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
+    try:
+        lines = path.read_text("utf-8-sig").splitlines() if path else []
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not text in UTF-8 ({error.reason}); save it as such.") from None
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -49,7 +49,8 @@ def read_prompts(chosen: PromptSet) -> list[Prompt]:
     try:
         # utf-8-sig: several of the published files start with a byte order mark
         with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
+            # strict: a quote that nobody closed would make one prompt of all that follows
+            table = csv.DictReader(file, strict=True)
             # a prompt may run over several lines
             rows = [(f"{path}, line {table.line_num}", row) for row in table]
             columns = list(table.fieldnames or [])

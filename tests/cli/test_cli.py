@@ -93,6 +93,18 @@ def test_wrong_usage_ends_with_2(tmp_path: Path) -> None:
     fails("generate", "a coat", "--strength", 0.5, code=2, word="give the image", cwd=tmp_path)
     fails("freeze", "*.gif", "-o", "x", code=2, word="no images", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "prompts.txt").write_text("un café\n", "latin-1")
+    fails(
+        "freeze",
+        "prompts.txt",
+        "-o",
+        "x",
+        "--benign-prompts",
+        "prompts.txt",
+        code=2,
+        word="not text in UTF-8",
+        cwd=tmp_path,
+    )
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ def test_a_set_of_nothing_has_one_seed_a_picture() -> None:
         ("prompt,seed\na,1\nb,x\n", "line 3"),
         ("prompt,seed\na,-1\n", "2^64"),
         ("prompt,seed\na,18446744073709551616\n", "2^64"),
+        ('prompt\n"a\nb\nc\n', "not a CSV file of prompts"),
         ("prompt,seed\na,1.5\n", "line 2: '1.5' is not a whole number"),
         ("prompt,label\na,nan\n", "line 2: 'nan' is not a finite number"),
         ("prompt,guidance\na,inf\n", "line 2: 'inf' is not a finite number"),
