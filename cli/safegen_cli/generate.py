@@ -57,6 +57,7 @@ def generate(
 
     Example: safegen generate "a photo of a coat" -n 4 --seed 7
     """
+    from safegen.image import SUFFIXES
     from safegen.pipeline import Pipeline
     from safegen.solver import Solver
 
@@ -64,6 +65,10 @@ def generate(
     total = max(1, len(texts), len(class_label or [])) * count
     if out and out.suffix.lower() == ".png" and total > 1:
         raise UsageError(f"{out}: one file for {total} pictures; give a folder with -o.")
+    if out and out.suffix.lower() in SUFFIXES and out.suffix.lower() != ".png" and not out.is_dir():
+        raise UsageError(
+            f"{out}: pictures are written as PNG, with their verdict inside; name it {out.stem}.png."
+        )
     pipeline = Pipeline.load(engine, bundle, device=device, cuda_graphs=cuda_graphs)
     start = secrets.randbelow(2**32 - count) if seed is None else seed
     plan = Solver(solver or pipeline.engine.manifest.defaults.solver, eta, karras, spacing)

@@ -21,7 +21,7 @@ from safegen.device import open_device, to_host
 from safegen.engine import find_engine
 from safegen.errors import EngineError
 from safegen.machine import available_memory, gpu, jetpack
-from safegen.manifest import RTX, TENSORRT, read_manifest
+from safegen.manifest import RTX, TENSORRT, read_manifest, verify_files
 from safegen.session import load_cuda_libraries
 from safegen.trt_session import MODULES, check_fit, import_module, make_log, typed_network
 
@@ -157,7 +157,7 @@ class Need:
 
 
 def need_of(folder: Path) -> Need:
-    """Compare an engine with this machine: its GPU, its libraries, its free memory.
+    """Compare an engine with its seal and this machine: its files, its GPU, its libraries, its free memory.
 
     Raises:
         EngineError: not an engine.
@@ -169,6 +169,7 @@ def need_of(folder: Path) -> Need:
     weights = sum(f.bytes for name, f in manifest.files.items() if name.removesuffix(".data") in drawn)
     free, problem = free_memory(manifest.target), None
     try:
+        verify_files(folder, manifest)
         for part in parts:
             if part.compiled:
                 version = str(import_module(part.compiled.backend).__version__)

@@ -89,6 +89,7 @@ def test_wrong_usage_ends_with_2(tmp_path: Path) -> None:
     fails("generate", code=2, word="nothing to draw", cwd=tmp_path)
     fails("generate", "a coat", "--size", "huge", code=2, word="WIDTHxHEIGHT", cwd=tmp_path)
     fails("generate", "a coat", "-n", 2, "-o", "one.png", code=2, word="one file for 2", cwd=tmp_path)
+    fails("generate", "a coat", "-o", "one.jpg", code=2, word="name it one.png", cwd=tmp_path)
     fails("generate", "a coat", "--guard-strength", 3, code=2, word="No such option", cwd=tmp_path)
     fails("generate", "a coat", "--strength", 0.5, code=2, word="give the image", cwd=tmp_path)
     fails("freeze", "*.gif", "-o", "x", code=2, word="no images", cwd=tmp_path)
@@ -220,6 +221,17 @@ def test_bench_times_every_component() -> None:
 def test_doctor_knows_the_embedded_engines_by_name() -> None:
     found = json.loads(run("doctor", "-e", "pixels", "--json").stdout)
     assert found["engines"][0]["problem"] is None
+
+
+@pytest.mark.slow
+def test_doctor_sees_an_engine_that_was_copied_in_part(tmp_path: Path, embedded: Path) -> None:
+    """An engine of which a file is missing fits everywhere, and draws nowhere."""
+    engine = tmp_path / "engine"
+    shutil.copytree(embedded, engine)
+    (engine / "unet.onnx").unlink()
+    found = json.loads(run("doctor", "-e", engine, "--json", code=1).stdout)
+    assert "unet.onnx: missing" in found["engines"][0]["problem"]
+    assert "unet.onnx: missing" in found["advice"]
 
 
 @pytest.mark.parametrize("model", ["fashion", "pixels"])
