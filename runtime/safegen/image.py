@@ -44,7 +44,9 @@ def open_image(path: Path) -> Image.Image:
             if count > 1 and image.format != "MPO":  # a photograph and what a camera adds to it
                 raise ImageError(f"{path}: holds {count} pictures; save each as a file of its own.")
             return flatten(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except ImageError:
+        raise
+    except Exception as error:  # over a damaged file Pillow raises TypeError, IndexError, struct.error, too
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{path}: not a readable image ({reason}).") from None
 

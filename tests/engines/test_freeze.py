@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -77,6 +78,21 @@ def test_pixels_of_no_known_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "real.tiff")
     with pytest.raises(ImageError, match="no known range"):
         read_rgb(tmp_path / "real.tiff", 8, 8)
+
+
+@pytest.mark.slow
+def test_damaged_files_are_read_or_named(tmp_path: Path) -> None:
+    """One among thousands must not end a freeze in a traceback; TIFF's reader raises more than it says."""
+    path = tmp_path / "damaged.tif"
+    Image.effect_noise((16, 16), 40).save(path)
+    whole, refused = path.read_bytes(), 0
+    for place, value in product(range(200), (0, 1, 255)):
+        path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+        try:
+            assert read_rgb(path, 8, 8).shape == (8, 8, 3)
+        except ImageError as error:
+            refused += str(error).startswith(f"{path}: not a readable image")
+    assert refused > 50
 
 
 def test_folders_globs_and_files_are_found_in_order(picture_folder: Path) -> None:
