@@ -19,7 +19,7 @@ from safegen.device import to_host
 from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
 from safegen.guard_settings import Ratio, Settings, check_whole
-from safegen.image import SUFFIXES, read_rgb
+from safegen.image import SUFFIXES, image_files, read_rgb
 from safegen.regions import SIDES, WHOLE, Regions, at_random, cut, strongest_foreseen
 from safegen.seal import file_sha256
 from safegen.solver import Solver
@@ -63,7 +63,7 @@ def find_images(sources: Iterable[str]) -> list[Path]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            here = [f for f in sorted(path.rglob("*")) if f.suffix.lower() in SUFFIXES]
+            here = image_files(path)
         elif path.is_file():
             here = [path]
         else:

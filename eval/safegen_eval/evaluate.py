@@ -66,8 +66,8 @@ def evaluate(
         UsageError: the suite, or a file or package that it needs, is missing or wrong.
     """
     suite = read_suite(path)
-    if suite.quality.reference:
-        find_reference(Path(suite.quality.reference))
+    folder = suite.quality.reference
+    reference = find_reference(Path(folder)) if folder else []
     units = plan_units(suite)
     run = partial(run_here, suite)
     if ray:
@@ -75,17 +75,17 @@ def evaluate(
 
         run = partial(run_on_ray, suite, address=ray, workers=workers)
     run_missing(shard(units, part), out, run, report)
-    return finish(suite, units, out)
+    return finish(suite, units, out, reference)
 
 
-def finish(suite: Suite, units: Sequence[Unit], out: Path) -> Outcome:
+def finish(suite: Suite, units: Sequence[Unit], out: Path, reference: Sequence[Path]) -> Outcome:
     """Write the results, if every unit is done."""
     planned = sum(len(unit.todo) for unit in units)
     parts = list(gather(units, out))
     pictures = pa.concat_tables(parts) if parts else PICTURES.empty_table()
     if len(pictures) < planned or not planned:
         return Outcome(len(pictures), planned, [])
-    real = _real(suite)
+    real = _real(suite, reference)
     lines = figures_of(pictures, real, suite.arms[0].name)
     with replacing(out / "pictures.parquet") as scratch:
         pq.write_table(pictures, scratch, compression="zstd")
@@ -95,12 +95,10 @@ def finish(suite: Suite, units: Sequence[Unit], out: Path) -> Outcome:
     return Outcome(len(pictures), planned, lines)
 
 
-def _real(suite: Suite) -> Features | None:
-    """Features of the suite's reference images, where it names some and features can be had."""
-    if not suite.quality.reference:
-        return None
-    files, featurize = find_reference(Path(suite.quality.reference)), Evaluator(suite).featurize
-    return reference_features(files, featurize) if featurize else None
+def _real(suite: Suite, reference: Sequence[Path]) -> Features | None:
+    """Features of the suite's reference images, where there are some and features can be had."""
+    featurize = Evaluator(suite).featurize if reference else None
+    return reference_features(reference, featurize) if featurize else None
 
 
 def _sources(suite: Suite) -> dict[str, str]:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from safegen.errors import UsageError
-from safegen.image import SUFFIXES, open_image
+from safegen.image import image_files, open_image
 from safegen_eval.quality import Features, Featurize, frechet, precision_recall
 from safegen_eval.statistics import Measure, bootstrap, difference, share
 
@@ -132,7 +132,7 @@ def find_reference(folder: Path) -> list[Path]:
     Raises:
         UsageError: no such folder, or fewer than two images in it.
     """
-    files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    files = image_files(folder)
     if len(files) < 2:
         found = f"{len(files)} images here" if folder.is_dir() else "no such folder"
         raise UsageError(

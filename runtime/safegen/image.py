@@ -19,6 +19,11 @@ KEY = "safegen"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Files named as images in a folder and all below it, in order."""
+    return [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
+
+
 def read_rgb(path: Path, width: int, height: int) -> NDArray[np.uint8]:
     """Read an image as (height, width, 3) RGB.
 
