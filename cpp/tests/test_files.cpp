@@ -120,6 +120,8 @@ TEST_CASE("guards are named as in Python") {
   one.calibration = {{0}, {1, 1, {0}}, {1, 1, {0}}, {0}, {1, 1, {0}}};
   for (const double quantile : {0.0, 1.0})
     CHECK(open_guard({{"mode", "paper"}, {"quantile", quantile}}, &one, table).steps.size() == 1);
+  // 0 is a number, too, and not worked out from the bank
+  CHECK(open_guard({{"mode", "sgf"}, {"gamma", 0}}, &one, table).steps[0].numbers[0] == 0.0);
 }
 
 TEST_CASE("a bundle's guard has settings that this version knows, of the kind and range that they have") {
