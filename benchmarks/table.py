@@ -1,4 +1,4 @@
-"""Write the tables of proof.json and its like into docs/measured.md, and draw its chart."""
+"""Write the tables of proof.json and its like into docs/measured*.md, and draw their chart."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from safegen_eval.statistics import Measure
 from safegen_eval.table import Line
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "measured.md"
+PAGES = sorted((ROOT / "docs").glob("measured*.md"))
 CHART = ROOT / "docs" / "images" / "guards-sneaker.png"
 Row = dict[str, Any]
 
@@ -362,24 +362,20 @@ def main() -> None:
     # the stage guards has the banks of 500
     proof["other banks"] = proof["guards"] + proof["banks"]
     for stage, write in STAGES.items():
-        if stage in proof and marker(stage) in PAGE.read_text():
-            fill(stage, write(proof[stage]))
+        fill(stage, write(proof[stage]))
     draw_chart(proof["guards"])
     for name, write in OTHERS.items():
         path = ROOT / "benchmarks" / f"{name.replace(' ', '_')}.json"
         fill(name, write(json.loads(path.read_text())))
 
 
-def marker(name: str) -> str:
-    return f"<!-- {name}: benchmarks/table.py -->\n"
-
-
 def fill(name: str, content: str) -> None:
     """Put a table between the two markers of its name."""
-    start, end = marker(name), f"<!-- end of {name} -->\n"
-    page = PAGE.read_text()
-    before, after = page.split(start)[0], page.split(end)[1]
-    PAGE.write_text(f"{before}{start}\n{content}\n\n{end}{after}")
+    start, end = f"<!-- {name}: benchmarks/table.py -->\n", f"<!-- end of {name} -->\n"
+    (page,) = (page for page in PAGES if start in page.read_text())
+    text = page.read_text()
+    before, after = text.split(start)[0], text.split(end)[1]
+    page.write_text(f"{before}{start}\n{content}\n\n{end}{after}")
 
 
 if __name__ == "__main__":
