@@ -54,9 +54,10 @@ def build_engine(
     if not checkpoint.is_dir():
         raise ExportError(f"{checkpoint}: no such folder.")
     if onnx_only:
+        _refuse_later_options(options)
         _only_export(checkpoint, out, options, as_json)
         return
-    engines.check_target(options)
+    engines.check_options(options)
     if engines.up_to_date(checkpoint, out, options):
         _finish(out, as_json, [], "is up to date: built from exactly this before")
         return
@@ -96,6 +97,26 @@ def _guards(text: str | None) -> tuple[str, ...]:
 def _precision(options: Options) -> str:
     """The option to repeat on the device, where the graphs were made for it."""
     return f" --precision {options.precision}" if options.precision in ("int8", "fp8") else ""
+
+
+def _refuse_later_options(options: Options) -> None:
+    """An option that only building reads would be lost without a word with ``--onnx-only``."""
+    names = (
+        "bundle",
+        "guards",
+        "allow_unguarded",
+        "name",
+        "steps",
+        "guidance_scale",
+        "portable",
+        "strip_weights",
+    )
+    unset = type(options)()
+    given = [name for name in names if getattr(options, name) != getattr(unset, name)]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: for the build on the device, not for --onnx-only; give it there."
+        )
 
 
 def parse_lora(text: str) -> tuple[Path, float]:

@@ -105,12 +105,13 @@ def up_to_date(source: Path, out: Path, options: Options) -> bool:
     return manifest.fingerprint == fingerprint.fingerprint(fingerprint.parts(source, options.key()))
 
 
-def check_target(options: Options) -> Target:
+def check_options(options: Options) -> Target:
     """Refuse what cannot be built here, before anything is exported.
 
     Raises:
         UsageError: no such target or precision, another machine, or a library of another version.
         EngineError: the library is not installed.
+        BundleError: the default bundle cannot be read.
     """
     target = find_target(options.target, options.precision)
     here = gpu()
@@ -126,6 +127,8 @@ def check_target(options: Options) -> Target:
         raise UsageError(f"strip_weights: building for {target.name} {why}.")
     if target.backend:
         check_version(target, str(import_module(target.backend).__version__))
+    if options.bundle:
+        read_bundle(Path(options.bundle))
     return target
 
 
@@ -164,7 +167,7 @@ def build(
             components that were finished before stay for the next run.
         BundleError: the default bundle does not fit the engine.
     """
-    target = check_target(options)
+    target = check_options(options)
     source = open_source(onnx_folder)
     work = prepare(out)
     if options.bundle and read_bundle(Path(options.bundle)).info.latent_space != source.latent_space().id:

@@ -84,9 +84,10 @@ def open_checkpoint(folder: Path, *, without_t5: bool = False, null_class: int |
         ExportError: not a diffusers folder, a family that is not known, or the first missing file.
     """
     index = read_json(folder / "model_index.json")
-    name = str(index.get("_class_name"))
+    name = index.get("_class_name")
     if name not in FAMILIES:
-        raise ExportError(f"{folder}: it is a {name}; known families are {', '.join(FAMILIES)}.")
+        path, known = folder / "model_index.json", ", ".join(FAMILIES)
+        raise ExportError(f"{path}: _class_name is {name!r}; known families are {known}.")
     family = FAMILIES[name]
     parts = _parts(folder, index, family, without_t5)
     configs = {part: read_json(folder / part / "config.json") for part in parts if part not in WEIGHTLESS}

@@ -180,6 +180,8 @@ def test_a_build_that_cannot_start_leaves_nothing(checkpoint: Path, tmp_path: Pa
         (("--without-t5",), "without T5", 1),
         (("--null-class", 3), "null class", 1),
         (("--lora", "none.safetensors"), "no such LoRA", 2),
+        (("--bundle", "none.negation"), "none.negation: no such bundle", 1),
+        (("--onnx-only", "--bundle", "none.negation", "--steps", 8), "bundle, steps: for the build", 2),
     ]:
         fails("build-engine", checkpoint, "-o", "x", *option, code=code, word=word, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -196,13 +196,13 @@ def test_portable_engines_ask_the_compiler_for_it(onnx_folder: Path, on_jetson: 
     ampere = tensorrt_rtx.HardwareCompatibilityLevel.AMPERE_PLUS
     assert config.hardware_compatibility_level == (None if on_jetson else ampere)
     with pytest.raises(UsageError, match="portable: is for engines of TensorRT"):
-        build.check_target(build.Options(target="rtx", precision="fp16", portable=True))
+        build.check_options(build.Options(target="rtx", precision="fp16", portable=True))
 
 
 def test_weight_stripped_engines_need_a_gpu_to_compile() -> None:
     for target in ("rtx", "cpu"):
         with pytest.raises(UsageError, match="strip_weights"):
-            build.check_target(build.Options(target=target, precision="fp16", strip_weights=True))
+            build.check_options(build.Options(target=target, precision="fp16", strip_weights=True))
 
 
 def test_the_compiler_reports_its_progress(onnx_folder: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_first_missing_file_is_named(copy: Path, name: str) -> None:
 
 def test_unknown_families_are_named(copy: Path) -> None:
     edit(copy / "model_index.json", _class_name="KandinskyPipeline")
-    with pytest.raises(ExportError, match=r"KandinskyPipeline; known families are StableDiffusion"):
+    with pytest.raises(ExportError, match=r"'KandinskyPipeline'; known families are StableDiffusion"):
         open_checkpoint(copy)
 
 
