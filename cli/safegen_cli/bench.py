@@ -32,7 +32,11 @@ def bench(
 
     if host not in ("python", "cpp"):
         raise UsageError(f"host is {host!r}; known are python, cpp.")
+    if program and host != "cpp":
+        raise UsageError("program is the C++ host's; add --host cpp.")
     if host == "cpp":
+        if batch_size != 1 or cuda_graphs or against:
+            raise UsageError("batch_size, cuda_graphs and against are for --host python; leave them out.")
         _hosts(engine, bundle, program, steps, runs, as_json)
         return
     with bar("batches") as progress:

@@ -38,10 +38,12 @@ def calibrate(
     from safegen.bench import bench
     from safegen.engine import Engine
     from safegen.pipeline import EMBEDDED
+    from safegen_cli.plot import check_plot
     from safegen_engines.recalibrate import recalibrate
 
     if bool(benign) == bool(benign_prompts):
         raise UsageError("give either --benign or --benign-prompts: what the gate must let pass.")
+    check_plot(plot)
     prompts = read_lines(benign_prompts)
     never, ordinary = images_of(negation), images_of(benign or [])
     with bar("images") as progress:

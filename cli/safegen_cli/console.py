@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from safegen.errors import UsageError
+from safegen.seal import check_place
 
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
 """People read stderr; stdout is for what a program may read: file names and JSON."""
@@ -61,6 +62,19 @@ def read_lines(path: Path | None) -> list[str]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not text in UTF-8 ({error.reason}); save it as such.") from None
     return [line.strip() for line in lines if line.strip()]
+
+
+def check_png(path: Path | None) -> None:
+    """Refuse a picture to write that has another name than a PNG, or no place.
+
+    Raises:
+        UsageError: either.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{path}: this is written as PNG; name it {path.stem}.png.")
+    check_place(path)
 
 
 def reporter(progress: Progress) -> Callable[[str, int, int], None]:

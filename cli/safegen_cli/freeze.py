@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, bar, parse_size, read_lines, reporter, say
 from safegen_cli.images import images_of
 
@@ -42,6 +43,8 @@ def freeze(
     from safegen_engines.gate_rate import ENOUGH
 
     settings: Settings | None = parse_guard(guard)
+    if false_positive_rate and not isinstance(settings, Ratio):
+        raise UsageError(f"the rate of false alarms is of ratio's gate; the guard {guard} has none.")
     if isinstance(settings, Ratio):
         settings = Ratio(false_positive_rate=false_positive_rate) if false_positive_rate else None
     negation = images_of(images)

@@ -12,7 +12,7 @@ import typer
 from rich.progress import Progress, TaskID
 
 from safegen.errors import UsageError
-from safegen_cli.console import Json, answer, bar, parse_size, read_lines, say
+from safegen_cli.console import Json, answer, bar, check_png, parse_size, read_lines, say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,7 +59,9 @@ def generate(
     """
     from safegen.image import SUFFIXES
     from safegen.pipeline import Pipeline
+    from safegen.seal import check_place, replacing
     from safegen.solver import Solver
+    from safegen_cli.plot import check_plot, plot_traces
 
     texts = ([prompt] if prompt is not None else []) + read_lines(prompts)
     total = max(1, len(texts), len(class_label or [])) * count
@@ -69,6 +71,11 @@ def generate(
         raise UsageError(
             f"{out}: pictures are written as PNG, with their verdict inside; name it {out.stem}.png."
         )
+    check_place(out if out and out.suffix.lower() == ".png" else (out or Path()) / "picture.png")
+    if trace:
+        check_place(trace)
+    check_png(preview)
+    check_plot(plot)
     pipeline = Pipeline.load(engine, bundle, device=device, cuda_graphs=cuda_graphs)
     start = secrets.randbelow(2**32 - count) if seed is None else seed
     plan = Solver(solver or pipeline.engine.manifest.defaults.solver, eta, karras, spacing)
@@ -84,10 +91,9 @@ def generate(
     if trace:
         steps_of = [[asdict(w) for w in p.verdict.trace] for p in pictures]
         lines = [{**r, "trace": t} for r, t in zip(records, steps_of, strict=True)]
-        trace.write_text(json.dumps(lines, indent=1, ensure_ascii=False), "utf-8")
+        with replacing(trace) as scratch:
+            scratch.write_text(json.dumps(lines, indent=1, ensure_ascii=False), "utf-8")
     if plot:
-        from safegen_cli.plot import plot_traces
-
         plot_traces(pictures, plot)
     if as_json:
         answer(records)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from safegen.errors import UsageError
-from safegen_cli.console import Json, answer, mib
+from safegen_cli.console import Json, answer, check_png, mib
 
 
 def inspect(
@@ -23,6 +23,9 @@ def inspect(
 
     Example: safegen inspect never.negation --contact-sheet never.png -e engine/
     """
+    if checkpoint and not explain:
+        raise UsageError("checkpoint is what --explain compares with; add --explain.")
+    check_png(contact_sheet)
     if explain:
         content = _explain(path, checkpoint)
     elif path.is_dir():
@@ -35,7 +38,11 @@ def inspect(
         content = _bundle(path)
     if contact_sheet:
         if path.is_dir():
-            path = path / str(content["bundle"] or "")
+            if not content.get("bundle"):
+                raise UsageError(
+                    f"{path}: carries no bundle of its own; name the .negation file to be drawn."
+                )
+            path = path / content["bundle"]
         _draw_sheet(path, engine, contact_sheet)
     if as_json:
         answer(content)
@@ -124,6 +131,7 @@ def _draw_sheet(path: Path, engine: Path | None, out: Path) -> None:
     from safegen.image import contact_sheet
     from safegen.pipeline import EMBEDDED
     from safegen.regions import join
+    from safegen.seal import replacing
 
     bundle, opened = read_bundle(path), Engine.open(engine or EMBEDDED)
     if bundle.info.latent_space != opened.manifest.latent_space.id:
@@ -135,4 +143,5 @@ def _draw_sheet(path: Path, engine: Path | None, out: Path) -> None:
     shown = join(rows.astype(np.float32), bundle.info.regions)
     images = [Image.fromarray(pixels) for i in range(0, len(shown), 8)
               for pixels in opened.decode(shown[i : i + 8])]  # fmt: skip
-    contact_sheet(images, columns=min(20, len(images))).save(out)
+    with replacing(out) as scratch:
+        contact_sheet(images, columns=min(20, len(images))).save(scratch, "PNG")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safegen.errors import UsageError
+from safegen.seal import check_place, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,15 +23,25 @@ def figure() -> Figure:
 
 
 def save(drawn: Figure, path: Path) -> None:
-    """Write a figure.
+    """Write a figure whole or not at all, as what its suffix says."""
+    with replacing(path) as scratch:
+        drawn.savefig(scratch, format=path.suffix[1:])
+
+
+def check_plot(path: Path | None) -> None:
+    """Refuse a chart that could not be written, before what it is to show.
 
     Raises:
-        UsageError: the suffix is no image format.
+        UsageError: the suffix is no image format, or there is no place to write to.
     """
-    try:
-        drawn.savefig(path)
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}.") from None
+    if path is None:
+        return
+    check_place(path)
+    known = figure().canvas.get_supported_filetypes()
+    if path.suffix[1:] not in known:
+        raise UsageError(
+            f"{path}: charts are written as {', '.join(sorted(known))}; name it {path.stem}.png."
+        )
 
 
 def plot_traces(pictures: Sequence[Picture], path: Path) -> None:

@@ -21,7 +21,7 @@ from safegen.errors import ImageError, UsageError
 from safegen.guard_settings import Ratio, Settings, check_whole
 from safegen.image import SUFFIXES, image_files, read_rgb
 from safegen.regions import SIDES, WHOLE, Regions, at_random, cut, strongest_foreseen
-from safegen.seal import file_sha256
+from safegen.seal import check_place, file_sha256
 from safegen.solver import Solver
 from safegen_engines import foresee
 from safegen_engines.banks import calibrated, make_banks, rate_of
@@ -126,9 +126,10 @@ def freeze(
 
     Raises:
         ImageError: unreadable images, all named.
-        UsageError: too few images, prompts for a model that takes none, or regions that the latents, the
-            guard, or benign pictures drawn by the engine do not allow.
+        UsageError: too few images, prompts for a model that takes none, regions that the latents, the
+            guard, or benign pictures drawn by the engine do not allow, or no place to write to.
     """
+    check_place(out)
     foresee.check_subjects(engine, benign_prompts, benign_labels)
     defaults = engine.manifest.defaults
     size, layout = size or (defaults.width, defaults.height), Regions(regions, anywhere)

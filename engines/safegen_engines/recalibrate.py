@@ -17,6 +17,7 @@ from safegen.engine import Engine
 from safegen.errors import BundleError, UsageError
 from safegen.guard_settings import Ratio
 from safegen.regions import Regions, cut, strongest_foreseen
+from safegen.seal import check_place
 from safegen_engines import foresee
 from safegen_engines.foresee import Report
 from safegen_engines.freeze import encode_files
@@ -92,9 +93,10 @@ def recalibrate(
         report: progress.
 
     Raises:
-        UsageError: too few images, or a rate that so few cannot tell.
+        UsageError: too few images, a rate that so few cannot tell, or no place to write to.
         BundleError: the bundle is of another autoencoder.
     """
+    check_place(out)
     frozen = read_bundle(bundle)
     if frozen.info.latent_space != engine.manifest.latent_space.id:
         raise BundleError(f"{bundle}: frozen through another autoencoder; name its engine with -e.")

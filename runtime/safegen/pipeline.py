@@ -220,6 +220,10 @@ class Pipeline:
             raise UsageError(f"guidance_scale is {scale}; this model takes none. Leave it out, or give 1.")
         if negative_prompt and (how != "classifier-free" or not self.engine.manifest.conditioning.text):
             raise UsageError("negative_prompt: this model is not guided by text, so it takes none.")
+        if negative_prompt and scale <= 1:
+            raise UsageError(
+                f"negative_prompt: guidance_scale is {scale}, which leaves it out; give one above 1."
+            )
         if text_guard is not None:
             check_text_guard(text_guard, self.engine.manifest.text_guards, scale)
         width, height = self._check_size(size or (defaults.width, defaults.height), settings)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safegen.errors import UsageError
+
 ZEROS = "0" * 64
 _FIELD = re.compile(rb'"digest": ?"([0-9a-f]{64})"')
 _CHUNK = 1 << 20
@@ -64,9 +66,26 @@ def seal(path: Path) -> str:
     return digest
 
 
+def check_place(path: Path) -> None:
+    """Refuse a path where no file can be written, before the work whose result it is to hold.
+
+    Raises:
+        UsageError: it is a folder, or the nearest folder above it that exists takes no new file.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file in it.")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UsageError(f"{path}: no file can be written in {above}; choose another place.")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; it takes the place of ``path`` only if nothing failed."""
+    """Give a temporary name beside ``path``; it takes the place of ``path`` only if nothing failed.
+
+    The folder is made where it does not exist.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     scratch = Path(name)

@@ -73,7 +73,7 @@ def test_generate_names_the_file_and_never_overwrites(tmp_path: Path) -> None:
 def test_generate_reads_prompts_and_writes_traces_and_plots(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a sneaker\n\na bag\n")
     done = run("generate", "--prompts", "prompts.txt", "-n", 2, "--seed", 1, "--steps", 4, "-o", "out",
-               "--json", "--trace", "trace.json", "--plot", "plot.png",
+               "--json", "--trace", "new/trace.json", "--plot", "plot.png",
                "--preview", "now.png", cwd=tmp_path)  # fmt: skip
     records = json.loads(done.stdout)
     assert [r["prompt"] for r in records] == ["a sneaker"] * 2 + ["a bag"] * 2
@@ -81,7 +81,7 @@ def test_generate_reads_prompts_and_writes_traces_and_plots(tmp_path: Path) -> N
     for record in records:
         stored = read_metadata(tmp_path / record["file"])
         assert stored == {k: v for k, v in record.items() if k != "file"}
-    trace = json.loads((tmp_path / "trace.json").read_text())
+    trace = json.loads((tmp_path / "new" / "trace.json").read_text())
     assert [w["step"] for w in trace[0]["trace"]] == [0, 1, 2, 3]
     assert Image.open(tmp_path / "plot.png").width > 300
     assert Image.open(tmp_path / "now.png").size == (32, 32)
@@ -101,6 +101,13 @@ def test_wrong_usage_ends_with_2(tmp_path: Path) -> None:
     fails("generate", "a coat", "-n", 2, "-o", "one.png", code=2, word="one file for 2", cwd=tmp_path)
     fails("generate", "a coat", "-o", "one.jpg", code=2, word="name it one.png", cwd=tmp_path)
     fails("generate", "a coat", "--guard-strength", 3, code=2, word="No such option", cwd=tmp_path)
+    fails("generate", "a coat", "--plot", "p.xyz", code=2, word="name it p.png", cwd=tmp_path)
+    fails("generate", "a coat", "--preview", "p.jpg", code=2, word="name it p.png", cwd=tmp_path)
+    fails("generate", "a coat", "--trace", tmp_path, code=2, word="is a folder", cwd=tmp_path)
+    fails("generate", "a coat", "--negative-prompt", "a bag", "--guidance-scale", 1, code=2,
+          word="leaves it out", cwd=tmp_path)  # fmt: skip
+    fails("bench", "--host", "cpp", "--batch-size", 2, code=2, word="leave them out", cwd=tmp_path)
+    fails("inspect", tmp_path, "--checkpoint", "x", code=2, word="add --explain", cwd=tmp_path)
     fails("generate", "a coat", "--strength", 0.5, code=2, word="give the image", cwd=tmp_path)
     fails("freeze", "*.gif", "-o", "x", code=2, word="no images", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -117,7 +124,8 @@ def test_refusals_end_with_1_and_draw_nothing(tmp_path: Path, embedded: Path) ->
     fails("generate", "a coat", "-e", engine, code=1, word="unet.onnx", cwd=tmp_path)
     fails("generate", "a coat", "-e", tmp_path / "none", code=1, word="no engine.json", cwd=tmp_path)
     fails("generate", "a coat", "-b", "none.negation", code=1, word="safegen freeze", cwd=tmp_path)
-    fails("generate", "a coat", "--steps", 2, "-o", "/proc/x/y.png", code=1, word="/proc/x", cwd=tmp_path)
+    fails("generate", "a coat", "--steps", 2, "-o", engine / "unet.onnx/x/y.png", code=2,
+          word="no file can be written", cwd=tmp_path)  # fmt: skip
     fails("build-engine", tmp_path / "none", "-o", "x", code=1, word="no such folder", cwd=tmp_path)
     fails("inspect", engine / "unet.onnx", code=1, word="not a negation bundle", cwd=tmp_path)
     assert not list(tmp_path.glob("*.png"))
@@ -142,6 +150,9 @@ def test_freeze_inspect_and_contact_sheet(tmp_path: Path, picture_folder: Path) 
     assert frozen["gate"]["rate"] == 0.02  # both sides show the same: as many false alarms as there may be
     assert content["guard"]["false_positive_rate"] == 0.02
     assert Image.open(tmp_path / "sheet.png").width == 12 * 34 - 2
+    fails("inspect", "x.negation", "--contact-sheet", "sheet", code=2, word="name it sheet.png", cwd=tmp_path)
+    fails("freeze", *both, "-o", "y.negation", "--guard", "paper", "--false-positive-rate", 0.01, code=2,
+          word="the guard paper has none", cwd=tmp_path)  # fmt: skip
     drawn = run("generate", "a coat", "-b", "x.negation", "--json", "--steps", 2, cwd=tmp_path)
     assert json.loads(drawn.stdout)[0]["bundle"] == frozen["digest"]
 

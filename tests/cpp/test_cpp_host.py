@@ -138,6 +138,8 @@ def test_errors_are_those_of_python(sanitized: Path, tmp_path: Path) -> None:
         (lambda: fashion("x", guard="nothing"), (text, "-p", "x", "--guard", "nothing")),
         (lambda: fashion("x", guard="ratio:a"), (text, "-p", "x", "--guard", "ratio:a")),
         (lambda: fashion("x", guidance_scale=-1.5), (text, "-p", "x", "--guidance", "-1.5")),
+        (lambda: fashion("x", negative_prompt="y", guidance_scale=1.0),
+         (text, "-p", "x", "--negative", "y", "--guidance", "1")),
         (lambda: fashion("x", class_label=1), (text, "-p", "x", "-c", 1)),
         (lambda: fashion("x", seed=2**64 - 1, n=2), (text, "-p", "x", "--seed", 2**64 - 1, "-n", 2)),
         (lambda: pixels("x"), (classes, "-p", "x")),

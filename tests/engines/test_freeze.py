@@ -19,6 +19,7 @@ from safegen.guard_settings import Official, Ratio
 from safegen.image import read_rgb
 from safegen_engines.freeze import find_images, freeze, other_files
 from safegen_engines.lookalikes import drop_lookalikes, targets_first
+from safegen_engines.recalibrate import recalibrate
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +170,27 @@ def test_unreadable_images_are_named_and_stop_the_freeze(engine, picture_folder,
     frozen = freeze(engine, paths, out, name="x", benign=paths[5:], skip_bad=True)
     assert frozen.info.negation_count == 10
     assert [line.split(": ")[0][-6:] for line in frozen.bad] == ["03.png", "04.png"]
+
+
+def test_a_place_that_takes_no_bundle_is_refused_before_the_work(engine, picture_folder, tmp_path) -> None:
+    """Encoding some thousand images takes hours on a small device."""
+    paths = find_images([str(picture_folder)])
+
+    def worked(what: str, done: int, total: int) -> None:
+        pytest.fail(f"{what}: began before it was known where to write")
+
+    (tmp_path / "file").touch()
+    for out, word in [
+        (tmp_path, "is a folder"),
+        (tmp_path / "file" / "x.negation", "no file can be written"),
+    ]:
+        with pytest.raises(UsageError, match=word):
+            freeze(engine, paths, out, name="x", benign=paths, report=worked)
+    made = tmp_path / "new" / "folder" / "x.negation"
+    freeze(engine, paths, made, name="x", benign=paths)
+    assert read_bundle(made).info.name == "x"
+    with pytest.raises(UsageError, match="is a folder"):
+        recalibrate(engine, made, paths, tmp_path, benign=paths, rate=0.1, report=worked)
 
 
 def test_too_few_images_are_refused(engine, picture_folder, tmp_path) -> None:

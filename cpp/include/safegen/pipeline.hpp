@@ -193,6 +193,10 @@ class Pipeline {
     }
     if (!request.negative_prompt.empty() && (spec.guidance != "classifier-free" || spec.text.empty()))
       throw Error(Code::usage, "negative_prompt: this model is not guided by text, so it takes none.");
+    const double scale = request.guidance_scale.value_or(manifest_.defaults.guidance_scale);
+    if (!request.negative_prompt.empty() && scale <= 1.0)
+      throw Error(Code::usage, "negative_prompt: guidance_scale is " + Json(scale).dump() +
+                                   ", which leaves it out; give one above 1.");
   }
 
   Json guard_settings(const Request& request) const {
