@@ -63,7 +63,9 @@ class Unit:
 
 
 def plan_units(suite: Suite) -> list[Unit]:
-    """Everything that a suite draws, the cheapest first, so that figures come early.
+    """Everything that a suite draws: the fewest steps first, and of these some of every arm.
+
+    So an arm that cannot be drawn is found early.
 
     Raises:
         EngineError, BundleError: one of them is missing or changed.
@@ -86,7 +88,7 @@ def plan_units(suite: Suite) -> list[Unit]:
                     on = [drawn_by, chosen.name, chosen.kind, steps, start, todo, models]
                     key = hashlib.sha256(json.dumps(on, sort_keys=True).encode()).hexdigest()[:32]
                     units.append(Unit(arm, chosen, steps, start, todo, key))
-    return sorted(units, key=lambda unit: unit.steps)
+    return sorted(units, key=lambda unit: (unit.steps, unit.start))
 
 
 class Source(NamedTuple):
