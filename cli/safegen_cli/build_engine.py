@@ -101,16 +101,8 @@ def _precision(options: Options) -> str:
 
 def _refuse_later_options(options: Options) -> None:
     """An option that only building reads would be lost without a word with ``--onnx-only``."""
-    names = (
-        "bundle",
-        "guards",
-        "allow_unguarded",
-        "name",
-        "steps",
-        "guidance_scale",
-        "portable",
-        "strip_weights",
-    )
+    names = ("bundle", "guards", "allow_unguarded", "name", "steps", "guidance_scale", "portable",
+             "strip_weights")  # fmt: skip
     unset = type(options)()
     given = [name for name in names if getattr(options, name) != getattr(unset, name)]
     if given:

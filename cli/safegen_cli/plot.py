@@ -25,7 +25,7 @@ def figure() -> Figure:
 def save(drawn: Figure, path: Path) -> None:
     """Write a figure whole or not at all, as what its suffix says."""
     with replacing(path) as scratch:
-        drawn.savefig(scratch, format=path.suffix[1:])
+        drawn.savefig(scratch, format=path.suffix[1:].lower())
 
 
 def check_plot(path: Path | None) -> None:
@@ -38,7 +38,7 @@ def check_plot(path: Path | None) -> None:
         return
     check_place(path)
     known = figure().canvas.get_supported_filetypes()
-    if path.suffix[1:] not in known:
+    if path.suffix[1:].lower() not in known:
         raise UsageError(
             f"{path}: charts are written as {', '.join(sorted(known))}; name it {path.stem}.png."
         )
