@@ -71,6 +71,10 @@ class Tiled(Engine):
         manifest = msgspec.structs.replace(small.manifest, scheduler=small.manifest.scheduler | scheduler)
         super().__init__(small.folder, manifest, small.device)
 
+    def count_chunks(self, *prompts: str) -> int:
+        """Windows of the longest of the garments' prompts, which are encoded one by one."""
+        return super().count_chunks(*(text for prompt in prompts for text in prompt.split(" | ")))
+
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> dict[str, Array]:
         """Text states (B, M L, E): those of each garment's prompt end to end; an empty one is for all M."""
         count = self.sides**2
