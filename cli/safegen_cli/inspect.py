@@ -38,11 +38,14 @@ def inspect(
         content = _bundle(path)
     if contact_sheet:
         if path.is_dir():
-            if not content.get("bundle"):
+            from safegen.manifest import read_manifest
+
+            own = read_manifest(path).bundle
+            if not own:
                 raise UsageError(
                     f"{path}: carries no bundle of its own; name the .negation file to be drawn."
                 )
-            path = path / content["bundle"]
+            path = path / own
         _draw_sheet(path, engine, contact_sheet)
     if as_json:
         answer(content)
