@@ -64,6 +64,9 @@ def main() -> None:
 
     calls = {
         "ratio": lambda: guard.ratio(x, x0, row, bank, shut, **numbers),
+        "ratio, leaning": lambda: guard.ratio(
+            x, x0, row, bank, shut, **{**numbers, "opens": 1e9}, sharpness=2.0, doubts=-1e9
+        ),
         "ratio, anywhere, shut": lambda: anywhere(1e9),
         "ratio, anywhere, all regions open": lambda: anywhere(-1e9),
         "official": lambda: guard.official(x, x0, row, units, units_sq, z, bandwidth=3.15, scale=0.33,

@@ -161,6 +161,7 @@ def _sentence(picture: Picture) -> str:
     if verdict.strongest_evidence is None:
         return f"  guard {verdict.guard}: did not look at any step"
     return (
-        f"  guard {verdict.guard}: gate opened at {verdict.opened} of {verdict.steps} steps, strongest"
+        f"  guard {verdict.guard}: gate opened at {verdict.opened} of {verdict.steps} steps,"
+        f"{f' leaned away at {verdict.leaned},' if verdict.leaned else ''} strongest"
         f" evidence {verdict.strongest_evidence:+.2f}, nearest reference {verdict.nearest_reference}"
     )

@@ -95,7 +95,7 @@ int run(int argc, char** argv) {
     const std::string file = path_of(arguments.out, i, pictures.size());
     if (!stbi_write_png(file.c_str(), static_cast<int>(width), static_cast<int>(height), 3, rgb.data(), static_cast<int>(3 * width)))
       throw safegen::Error(safegen::Code::usage, file + ": cannot be written.");
-    safegen::Json record = {{"file", file}, {"guard", verdict.guard}, {"steps", verdict.steps}, {"opened", verdict.opened}};
+    safegen::Json record = {{"file", file}, {"guard", verdict.guard}, {"steps", verdict.steps}, {"opened", verdict.opened}, {"leaned", verdict.leaned}};
     if (verdict.strongest_evidence) {
       record["strongest_evidence"] = *verdict.strongest_evidence;
       record["nearest_reference"] = *verdict.nearest_reference;

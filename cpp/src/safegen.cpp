@@ -98,7 +98,7 @@ safegen_status safegen_verdict_of(const safegen_pictures* pictures, size_t index
     require(pictures && out, "pictures or out");
     if (index >= pictures->pictures.size()) throw safegen::Error(safegen::Code::usage, "there is no picture of this index.");
     const safegen::Verdict& verdict = pictures->pictures[index].verdict;
-    *out = {verdict.guard.c_str(), verdict.steps, verdict.opened, verdict.strongest_evidence.has_value(),
+    *out = {verdict.guard.c_str(), verdict.steps, verdict.opened, verdict.leaned, verdict.strongest_evidence.has_value(),
             verdict.strongest_evidence.value_or(0.0f), verdict.nearest_reference.value_or(-1)};
   });
 }

@@ -26,7 +26,7 @@ STEP = ("guidance_scale", "x0_x", "x0_out", "clip", "a", "b", "c", "d", "next_sc
 NOISE = ("alpha", "sigma", "kernel", "half", "spread", "unsettled")
 """Of :class:`safegen.solver.Row`; ``kernel`` and ``half`` with the bundle's tau."""
 NUMBERS: dict[str, tuple[str, ...]] = {
-    "ratio": ("opens", "sure", "releases", "repulsion", "bandwidth", "aim_bandwidth"),
+    "ratio": ("opens", "sure", "releases", "repulsion", "bandwidth", "aim_bandwidth", "sharpness", "doubts"),
     "theorem": ("log_eta", "log_w_max"),
     "paper": ("threshold", "usual", "eta", "log_cap"),
     "official": ("bandwidth", "scale", "threshold", "margin", "unit_x0"),
@@ -36,7 +36,11 @@ NUMBERS: dict[str, tuple[str, ...]] = {
     "off": (),
 }
 """What each guard takes besides, as its function in :mod:`safegen.guard` names it. ``renoise-only`` is
-``official`` with scale 0."""
+``official`` with scale 0. Where no picture is in doubt, ``doubts`` is :data:`NO_DOUBT`; graphs of regions do
+not read it."""
+
+NO_DOUBT = 1e9
+"""Above any evidence, and finite."""
 
 
 def names(mode: str) -> tuple[str, ...]:
@@ -154,7 +158,8 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: Regions = WHOL
     x0 = number["x0_x"] * x + number["x0_out"] * out
     x0 = Namespace.clip(x0, -number["clip"], number["clip"])
     parts = cut(x0, regions)
-    seen = _guarded(mode, cut(x, regions), parts, number, bank, latched, z_guard)
+    own = {name: number[name] for name in NUMBERS[mode] if regions == WHOLE or name != "doubts"}
+    seen = _guarded(mode, cut(x, regions), parts, _TracedRow(number), own, bank, latched, z_guard)
     looks = number["looks"] > 0.5
     # by regions the guard is ratio, which leaves x as it is
     moved = seen[:2] if regions == WHOLE else (x, steered(x0, parts, seen[1], seen[2], regions))
@@ -177,11 +182,9 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: Regions = WHOL
 
 
 def _guarded(
-    mode: str, x: Any, x0: Any, number: Mapping[str, Array], bank: Bank, latched: Array, z: Array
+    mode: str, x: Any, x0: Any, row: Any, own: dict[str, Any], bank: Bank, latched: Array, z: Array
 ) -> Any:
     """(x, x0, evidence) after the guard, recorded from its own lines."""
-    row: Any = _TracedRow(number)
-    own: dict[str, Any] = {name: number[name] for name in NUMBERS[mode]}
     if mode == "ratio":
         return guard.ratio(x, x0, row, bank, latched, tau=1.0, **own)
     if mode in ("theorem", "paper"):

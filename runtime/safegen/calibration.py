@@ -8,7 +8,7 @@ curves any solver and any number of steps gets its thresholds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,14 @@ BANDWIDTH_SHARE = 1 / 3
 """h^2 of the gate's kernels, as a share of the median squared distance between neighbours of the bank."""
 WIDEST = 1.2
 """h is at most this many times what the benign bank's neighbours would make it."""
+FEW_STEPS = 8
+"""A plan of fewer steps takes at once what the others do in several: :func:`hurried`."""
+SHARPNESS = 2.0
+"""Of the target in such a plan, which else ends in a blur of several garments."""
+DOUBT_RATE = 0.12
+"""There this share of ordinary pictures is in doubt at some step, and of those still undecided:"""
+DOUBT_UNTIL = -2.0
+"""log-SNR up to which a picture in doubt is moved: the model then makes a natural one of it."""
 LEVEL_LIMIT = 30.0
 """log-SNRs are cut to plus and minus this: pure noise and clean pictures have none that is finite."""
 
@@ -87,6 +95,20 @@ def thresholds(calibration: Calibration, false_positive_rate: float, log_snr: An
         np.interp(at, levels, SURE * excess),
         np.interp(wanted, calibration.log_snr, usual),
     )
+
+
+def hurried(calibration: Calibration, log_snr: Sequence[float]) -> tuple[float, list[float | None]]:
+    """Sharpness of the target in a plan, and at each step where doubt begins; None is nowhere.
+
+    Args:
+        calibration: of the bundle.
+        log_snr: of every step of the plan.
+    """
+    if len(log_snr) >= FEW_STEPS:
+        return 1.0, [None] * len(log_snr)
+    doubts = thresholds(calibration, DOUBT_RATE, log_snr).opens
+    early = [float(at) if level < DOUBT_UNTIL else None for at, level in zip(doubts, log_snr, strict=True)]
+    return SHARPNESS, early
 
 
 def density_curves(calibration: Calibration, quantile: float, log_snr: Any) -> tuple[Any, Any]:

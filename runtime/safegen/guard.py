@@ -64,7 +64,8 @@ class Evidence(NamedTuple):
     value: Array
     """(B,) how strongly the sample speaks for the bank; the gate opens above 0."""
     weight: Array
-    """(B,) strength of the correction; 0 where the gate stayed shut."""
+    """(B,) strength of the correction; 0 where the gate stayed shut, below 0 where a picture in doubt was
+    leaned by so much (:func:`lean`)."""
     nearest: Array
     """(B,) index of the reference that counts most."""
 
@@ -225,10 +226,25 @@ def theorem(
     return x, push(x0, weight, kernels, bank), evidence
 
 
+def lean(evidence: Array, doubts: Any, moved: Array, bank: Bank, bandwidth: Any) -> Array:
+    """What share of a move a picture must make to be in doubt no more: (B,), 0 to 1, by the secant.
+
+    Args:
+        evidence: (B,) of the gate, of the pictures as they are.
+        doubts: where doubt begins; a picture with less evidence moves by 0.
+        moved: (B, D) rows of the pictures at the end of the move.
+        bank: both banks.
+        bandwidth: h of the gate's kernels.
+    """
+    xp = array_namespace(moved)
+    fall = evidence - gate(moved, bank, bandwidth)[1]
+    return xp.clip((evidence - doubts) / xp.where(fall > 1e-6, fall, xp.zeros_like(fall) + 1e-6), 0.0, 1.0)
+
+
 def ratio(
     x: Array, x0: Array, row: Row, bank: Bank, latched: Array, *,
     opens: float, sure: float, releases: float, tau: float, repulsion: float, bandwidth: float,
-    aim_bandwidth: float, plain: Array | None = None,
+    aim_bandwidth: float, sharpness: float = 1.0, doubts: float | None = None, plain: Array | None = None,
 ) -> tuple[Array, Array, Evidence]:  # fmt: skip
     """The density ratio as a gate, and both banks as the direction.
 
@@ -241,7 +257,8 @@ def ratio(
 
     Just above its threshold the gate may have opened on an ordinary picture. Both means are then weighed
     by the kernels at x0, which leave it what was asked for, where x_t, at first all noise, may make it
-    anything.
+    anything. Below it a picture may be in doubt: it is moved along E_benign - E_unsafe no further than
+    until it is not (:func:`lean`).
 
     Args:
         latched: (B,) bool: for which pictures the gate has opened before. It then stays open:
@@ -255,6 +272,9 @@ def ratio(
         bandwidth: h of the gate's kernels.
         aim_bandwidth: h of the kernels at x0 that weigh both means where the picture may be ordinary.
             Without the gate's measure: they are to find what looks like it.
+        sharpness: the power of the kernels that weigh the target: 1 is the posterior mean, more a mean of
+            fewer latents.
+        doubts: log ratio at x0 above which a picture on which the gate is shut is in doubt; None is never.
         plain: x0 without the text guard beside it, which the gate looks at in its place: a text guard
             hides what was asked for from the gate, and need not keep it from being drawn.
     """
@@ -265,16 +285,22 @@ def ratio(
     still, *noisy = log_ratio(x, bank, row, tau)
     away = xp.clip(still - releases, -30.0, 30.0)
     strength = row.unsettled + (1 - row.unsettled) * (1 / (1 + xp.exp(-away)))
-    acts = ((value > 0.0) | latched) & (strength >= W_MIN)
+    opened = (value > 0.0) | latched
+    acts = opened & (strength >= W_MIN)
     weight = xp.where(acts, strength, xp.zeros_like(strength))
     certain = (value > sure)[:, None]
     like = as_kernels(near, aim_bandwidth)
     unsafe, benign = (xp.where(certain, *pair) for pair in zip(noisy, like, strict=True))
     aimed = benign if bank.aims is None else benign + bank.aims
-    safe = mean_of_refs(softmax(aimed), bank.benign, x0)
-    target = safe + repulsion * (safe - mean_of_refs(softmax(unsafe), bank.refs, x0))
-    seen = Evidence(value, weight, xp.argmax(unsafe, axis=-1))
-    return x, x0 + per_sample(weight, x0) * (target - x0), seen
+    safe = mean_of_refs(softmax(aimed * sharpness), bank.benign, x0)
+    away = safe - mean_of_refs(softmax(unsafe), bank.refs, x0)
+    steered = x0 + per_sample(weight, x0) * (safe + repulsion * away - x0)
+    nearest = xp.argmax(unsafe, axis=-1)
+    if doubts is None:
+        return x, steered, Evidence(value, weight, nearest)
+    share = lean(evidence, doubts, asked + flat(away), bank, bandwidth)
+    share = xp.where(opened, xp.zeros_like(share), share)
+    return x, steered + per_sample(share, x0) * away, Evidence(value, weight - share, nearest)
 
 
 def paper(

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from safegen import guard, noise, regions
-from safegen.calibration import density_curves, neighbours, thresholds
+from safegen.calibration import density_curves, hurried, neighbours, thresholds
 from safegen.device import array_namespace
 from safegen.errors import GuardError, UsageError
 from safegen.guard import Bank, Evidence
@@ -209,6 +209,10 @@ def _log_snrs(table: Table) -> list[float]:
 def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
     curves = thresholds(bundle.calibration, settings.false_positive_rate, _log_snrs(table))
     layout = bundle.info.layout
+    of_plan: list[dict[str, Any]] = [{}] * len(table.rows)
+    if layout == regions.WHOLE:
+        sharpness, doubts = hurried(bundle.calibration, _log_snrs(table))
+        of_plan = [{"sharpness": sharpness, "doubts": at} for at in doubts]
     latched: Array = None
 
     def run(
@@ -222,7 +226,7 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
             x, x0, table.rows[i], bank, latched, layout, opens=float(curves.opens[i]),
             sure=float(curves.sure[i]), releases=float(curves.releases[i]), tau=bundle.info.tau,
             repulsion=settings.repulsion, bandwidth=bundle.info.bandwidth,
-            aim_bandwidth=bundle.info.aim_bandwidth, plain=plain,
+            aim_bandwidth=bundle.info.aim_bandwidth, plain=plain, **of_plan[i],
         )  # fmt: skip
         latched = latched | (evidence.value > 0)
         return x, steered, regions.of_pictures(evidence, layout.count(x.shape), layout.rows)

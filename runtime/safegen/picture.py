@@ -26,7 +26,7 @@ class Watch:
     evidence: float
     """The gate opens above 0."""
     weight: float
-    """Strength of the correction; 0 where the gate stayed shut."""
+    """Strength of the correction; 0 where the gate stayed shut, below 0 where the picture was leaned."""
     nearest: int
     """Index of the reference that counts most."""
 
@@ -39,6 +39,8 @@ class Verdict:
     steps: int
     opened: int
     """At how many steps the gate opened."""
+    leaned: int
+    """At how many steps the picture, in doubt though the gate was shut, was leaned away from the bank."""
     strongest_evidence: float | None
     nearest_reference: int | None
     """Index of the reference at the step of the strongest evidence."""
@@ -90,8 +92,8 @@ def watch(steps: Sequence[Step], count: int) -> list[list[Watch]]:
 def judge(guard: str, steps: int, seen: list[Watch]) -> Verdict:
     """Sum up what the guard saw over ``steps`` steps of one picture."""
     top = max(seen, key=lambda w: w.evidence, default=None)
-    opened = sum(w.weight > 0 for w in seen)
+    opened, leaned = sum(w.weight > 0 for w in seen), sum(w.weight < 0 for w in seen)
     return Verdict(
-        guard, steps, opened,
+        guard, steps, opened, leaned,
         top.evidence if top else None, top.nearest if top else None, tuple(seen),
     )  # fmt: skip

@@ -146,7 +146,7 @@ def at_random(x: Any, regions: Regions, rng: np.random.Generator) -> Any:
 
 def ratio(
     x: Array, x0: Array, row: Row, bank: Bank, latched: Array, regions: Regions, *, opens: float,
-    bandwidth: float, plain: Array | None, **numbers: float,
+    bandwidth: float, plain: Array | None, **numbers: Any,
 ) -> tuple[Array, Evidence]:  # fmt: skip
     """:func:`safegen.guard.ratio` of each region: pictures x0', and the evidence of each region.
 

@@ -53,7 +53,7 @@ def test_the_same_picture_with_every_guard(sanitized: Path, tmp_path: Path, name
         ours, record = draw(sanitized, tiny.EMBEDDED.parent / name, tmp_path / "x.png", *options,
                             "--seed", seed, "--steps", steps, "--guard", guard)  # fmt: skip
         assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
-        assert record["opened"] == theirs.verdict.opened
+        assert (record["opened"], record["leaned"]) == (theirs.verdict.opened, theirs.verdict.leaned)
         if theirs.verdict.strongest_evidence is not None:
             assert record["strongest_evidence"] == pytest.approx(theirs.verdict.strongest_evidence, rel=0.02)
 
@@ -73,6 +73,17 @@ def test_the_same_picture_however_it_is_asked_for(sanitized: Path, tmp_path: Pat
     theirs = Pipeline.load()(**asked, seed=seed, steps=8)[0]
     ours, _ = draw(sanitized, tiny.EMBEDDED, tmp_path / "x.png", *options, "--seed", seed, "--steps", 8)
     assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
+
+
+def test_the_same_picture_of_few_steps(sanitized: Path, tmp_path: Path) -> None:
+    """Where a picture in doubt is leaned away, and where an open gate has a sharper target."""
+    for prompt, seed in (("a photo of an ankle boot", 11), ("a photo of a sneaker", 3)):
+        theirs = Pipeline.load()(prompt, seed=seed, steps=4)[0]
+        ours, record = draw(sanitized, tiny.EMBEDDED, tmp_path / "x.png", "-p", prompt, "--seed", seed,
+                            "--steps", 4)  # fmt: skip
+        assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
+        assert (record["opened"], record["leaned"]) == (theirs.verdict.opened, theirs.verdict.leaned)
+        assert record["opened"] + record["leaned"] > 0
 
 
 def test_a_guard_named_alone_has_the_bundles_settings(sanitized: Path, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ NUMBERS: dict[str, dict[str, float]] = {
         "repulsion": 1.0,
         "bandwidth": 9.0,
         "aim_bandwidth": 6.0,
+        "sharpness": 2.0,
+        "doubts": -2.0,
     },
     "theorem": {"log_eta": math.log(0.5), "log_w_max": math.log(3.0)},
     "paper": {"threshold": -5.0, "usual": -2.0, "eta": 0.7, "log_cap": math.log(3.0)},
@@ -54,7 +56,7 @@ def inputs_of(bank: Bank) -> dict[str, Any]:
     return {**bank._asdict(), "axes": axes, **dict(zip(names, rows, strict=True))}
 
 
-def call(mode: str, x: Any, x0: Any, row: Any, bank: Bank, latched: Any, z: Any, n: dict[str, float]) -> Any:
+def call(mode: str, x: Any, x0: Any, row: Any, bank: Bank, latched: Any, z: Any, n: dict[str, Any]) -> Any:
     """The array code, as :func:`safegen.guard_settings.open_guard` calls it."""
     if mode == "off":
         return x, x0, None
@@ -158,7 +160,14 @@ def test_a_step_by_regions_is_that_of_the_loop(sides: int, anywhere: bool) -> No
     )
     parts = cut(x0, regions)
     _, moved, evidence = call(
-        "ratio", cut(feed["x"], regions), parts, row, bank, feed["latched"], None, numbers
+        "ratio",
+        cut(feed["x"], regions),
+        parts,
+        row,
+        bank,
+        feed["latched"],
+        None,
+        {**numbers, "doubts": None},
     )
     guarded = steered(x0, parts, moved, evidence, regions)
     whole = of_pictures(evidence, regions.count(shape), regions.rows)
@@ -178,7 +187,7 @@ def test_a_step_by_regions_is_that_of_the_loop(sides: int, anywhere: bool) -> No
 
 def test_the_bank_enters_by_one_product_each() -> None:
     """No temporary of size B N D: that is why the trace is our own."""
-    for mode, most in {"ratio": 9, "spell": 2}.items():
+    for mode, most in {"ratio": 14, "spell": 2}.items():
         graph = step_graph.build(mode, SHAPE).graph
         assert sum(node.op_type == "MatMul" for node in graph.node) == most
         assert not any(node.op_type in ("Expand", "Tile") for node in graph.node)

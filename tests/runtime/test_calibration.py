@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safegen.calibration import LOG_SNR_GRID, Calibration, bandwidth_of, calibrate, density_curves, thresholds
+from safegen.calibration import (
+    LOG_SNR_GRID,
+    Calibration,
+    bandwidth_of,
+    calibrate,
+    density_curves,
+    hurried,
+    thresholds,
+)
 from safegen.guard import Bank
 from safegen.guard import make_bank as make_guard_bank
 
@@ -51,6 +59,18 @@ def test_a_lower_rate_never_lowers_the_threshold(measured) -> None:
     curves = [thresholds(calibration, rate, LOG_SNR_GRID) for rate in (0.3, 0.1, 0.03, 0.01, 0.001)]
     assert all((b.opens >= a.opens).all() for a, b in pairwise(curves))
     assert all((c.releases == curves[0].releases).all() and (c.releases <= 0).all() for c in curves)
+
+
+def test_only_few_steps_hurry_and_only_at_first(measured) -> None:
+    """With steps to spare, a picture on which the gate is shut is that without a guard, bit for bit."""
+    sharpness, doubts = hurried(measured[1], np.linspace(-5, 3, 8))
+    assert (sharpness, set(doubts)) == (1.0, {None})
+    levels = np.linspace(-5, 1, 7)
+    sharpness, doubts = hurried(measured[1], levels)
+    assert sharpness > 1
+    assert [at is not None for at in doubts] == [True, True, True, False, False, False, False]
+    opens = thresholds(measured[1], 0.005, levels).opens
+    assert all(at < gate for at, gate in zip(doubts, opens, strict=True) if at is not None)
 
 
 def test_sure_is_where_one_in_e_squared_of_the_false_alarms_gets(measured) -> None:

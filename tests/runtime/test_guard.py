@@ -212,6 +212,38 @@ def test_ratio_leaves_alone_what_stays_below_its_threshold() -> None:
     assert (new_x0 == x0).all()
 
 
+def test_a_picture_in_doubt_is_moved_until_it_is_not_and_no_other_is() -> None:
+    """Else few steps draw look-alikes of what is negated, or ordinary pictures are changed for nothing."""
+    bank, row = make_bank(), make_row()
+    x, x0 = make_pair()
+    share = np.array([0.2, 0.5, 0.8])[:, None]
+    x0 = (0.1 * x0 + (share * bank.refs[3] + (1 - share) * bank.benign[2]).reshape(x0.shape)).astype(
+        np.float32
+    )
+    value = foreseen(x0, bank, 5.0)
+    settings = {"releases": 0.0, **USUAL, "sure": 1e3}
+    between = [float(value[:2].mean()), float(value[1:].mean())]
+    _, alone, gate = guard.ratio(x, x0, row, bank, SHUT, opens=between[1], **settings)
+    _, found, evidence = guard.ratio(x, x0, row, bank, SHUT, opens=between[1], doubts=between[0], **settings)
+    assert (found[[0, 2]] == alone[[0, 2]]).all()  # far below, and open
+    assert (evidence.value == gate.value).all()
+    assert evidence.weight.tolist() == [0.0, pytest.approx(evidence.weight[1]), gate.weight[2]]
+    assert -1.0 <= evidence.weight[1] < 0.0
+    moved = foreseen(found, bank, 5.0)[1]
+    # the secant is exact where the evidence falls in a straight line
+    assert moved - between[0] == pytest.approx(0.0, abs=0.2 * (value[1] - between[0]))
+
+
+def test_a_sharper_target_is_a_mean_of_fewer_latents() -> None:
+    """Without it the pictures of few steps are blurs."""
+    bank, row = make_bank(), make_row()
+    x, x0 = make_pair(near=bank.benign[6])
+    settings = {"opens": -1e6, "releases": 0.0, **USUAL, "repulsion": 0.0}
+    _, found, _ = guard.ratio(x, x0, row, bank, SHUT, **settings, sharpness=2.0)
+    kernels = 2.0 * forward_kernels(x, bank.benign, row, 1.0)
+    close(found, posterior_mean(kernels, bank.benign, x0))
+
+
 def test_ratio_keeps_hold_of_a_picture_whose_gate_has_opened() -> None:
     bank = make_bank()
     x, x0 = make_pair(near=bank.refs[3])

@@ -67,6 +67,23 @@ def test_the_default_guard_acts_on_the_negated_and_leaves_the_rest(pipeline) -> 
             assert (pixels(p) == pixels(q)).all()
 
 
+def test_few_steps_lean_look_alikes_away_and_say_so(pipeline) -> None:
+    """A sandal may look like a sneaker, a coat may not; with steps to spare neither is touched."""
+    for steps, leans in ((4, True), (8, False)):
+        sandals, coats = (pipeline(p, n=12, seed=0, steps=steps) for p in ("a sandal", "a coat"))
+        free = pipeline(["a sandal", "a coat"], n=12, seed=0, steps=steps, guard="off")
+        leaned = [p.verdict.leaned > 0 for p in (*sandals, *coats)]
+        assert any(leaned) == leans
+        assert not any(leaned[12:])
+        by_name = sorted(free, key=lambda p: p.settings["prompt"] == "a coat")
+        for picture, plain, moved in zip((*sandals, *coats), by_name, leaned, strict=True):
+            if picture.verdict.opened == 0:
+                assert moved or (pixels(picture) == pixels(plain)).all()
+        assert (
+            any((pixels(p) != pixels(q)).any() for p, q in zip(sandals, by_name[:12], strict=True)) == leans
+        )
+
+
 def test_a_guard_named_alone_has_the_bundles_settings(pipeline, tmp_path: Path) -> None:
     """A team signs a bundle with its settings; naming the guard it has must not undo them."""
     frozen = pipeline.bundle

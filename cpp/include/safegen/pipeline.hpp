@@ -35,14 +35,14 @@ struct Request {
 struct Watch {
   std::size_t step;
   double timestep, log_snr;
-  float evidence, weight;  ///< the gate opens above 0; the strength is 0 where it stayed shut
+  float evidence, weight;  ///< the gate opens above 0; the strength is 0 where it stayed shut, below 0 where it leaned
   std::int64_t nearest;    ///< index of the reference that counts most
 };
 
 /// What the guard did to one picture.
 struct Verdict {
   std::string guard;
-  std::size_t steps = 0, opened = 0;
+  std::size_t steps = 0, opened = 0, leaned = 0;
   std::optional<float> strongest_evidence;
   std::optional<std::int64_t> nearest_reference;
   std::vector<Watch> trace;
@@ -484,6 +484,7 @@ class Pipeline {
                        found.at("weight").GetTensorData<float>()[p], found.at("nearest").GetTensorData<std::int64_t>()[p]};
       Verdict& verdict = pictures[p].verdict;
       verdict.opened += seen.weight > 0.0f;
+      verdict.leaned += seen.weight < 0.0f;
       if (!verdict.strongest_evidence || seen.evidence > *verdict.strongest_evidence)
         verdict.strongest_evidence = seen.evidence, verdict.nearest_reference = seen.nearest;
       verdict.trace.push_back(seen);

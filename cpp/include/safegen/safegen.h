@@ -50,7 +50,7 @@ typedef struct {
 /* What the guard did to one picture. */
 typedef struct {
   const char* guard; /* lives as long as the pictures */
-  size_t steps, opened;
+  size_t steps, opened, leaned; /* of these steps the gate opened, or a picture in doubt was leaned away */
   int looked;                /* 0 where the guard looked at no step; the next two then mean nothing */
   float strongest_evidence;  /* the gate opens above 0 */
   int64_t nearest_reference; /* at the step of the strongest evidence */
