@@ -191,14 +191,14 @@ def compositions(rows: list[Row]) -> str:
     for name in unique(rows, "negated"):
         own = pick(rows, negated=name, set="compositions")
         none, *_ = pick(own, arm="none", steps=counts[-1])
-        each = [pick(own, arm="ratio", steps=n) for n in counts]
-        cells = [figure(row[0], "attack_success") if row else "-" for row in each]
+        each = [pick(own, arm="ratio", steps=n)[0] for n in counts]
+        cells = [figure(row, "attack_success") for row in each]
         success = none["attack_success"]
         lines.append(
             f"| {name} | {success['n']} | {success['value']:.1%} | {' | '.join(cells)} |"
             f" {2 * none['floor']['value']:.1%} |"
         )
-    return "\n".join([*lines, "", "A dash: not measured."])
+    return "\n".join(lines)
 
 
 def draw_chart(rows: list[Row]) -> None:
