@@ -207,12 +207,10 @@ def _log_snrs(table: Table) -> list[float]:
 
 
 def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
-    curves = thresholds(bundle.calibration, settings.false_positive_rate, _log_snrs(table))
-    layout = bundle.info.layout
-    of_plan: list[dict[str, Any]] = [{}] * len(table.rows)
-    if layout == regions.WHOLE:
-        sharpness, doubts = hurried(bundle.calibration, _log_snrs(table))
-        of_plan = [{"sharpness": sharpness, "doubts": at} for at in doubts]
+    levels, layout = _log_snrs(table), bundle.info.layout
+    curves = thresholds(bundle.calibration, settings.false_positive_rate, levels)
+    whole = layout == regions.WHOLE
+    sharpness, doubts = hurried(bundle.calibration, levels) if whole else (1.0, [None] * len(levels))
     latched: Array = None
 
     def run(
@@ -226,7 +224,8 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
             x, x0, table.rows[i], bank, latched, layout, opens=float(curves.opens[i]),
             sure=float(curves.sure[i]), releases=float(curves.releases[i]), tau=bundle.info.tau,
             repulsion=settings.repulsion, bandwidth=bundle.info.bandwidth,
-            aim_bandwidth=bundle.info.aim_bandwidth, plain=plain, **of_plan[i],
+            aim_bandwidth=bundle.info.aim_bandwidth, sharpness=sharpness, doubts=doubts[i],
+            plain=plain,
         )  # fmt: skip
         latched = latched | (evidence.value > 0)
         return x, steered, regions.of_pictures(evidence, layout.count(x.shape), layout.rows)

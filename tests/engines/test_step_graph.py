@@ -159,15 +159,9 @@ def test_a_step_by_regions_is_that_of_the_loop(sides: int, anywhere: bool) -> No
         feed["out_uncond"] + 2.5 * (feed["out_cond"] - feed["out_uncond"])
     )
     parts = cut(x0, regions)
+    never = {**numbers, "doubts": None}
     _, moved, evidence = call(
-        "ratio",
-        cut(feed["x"], regions),
-        parts,
-        row,
-        bank,
-        feed["latched"],
-        None,
-        {**numbers, "doubts": None},
+        "ratio", cut(feed["x"], regions), parts, row, bank, feed["latched"], None, never
     )
     guarded = steered(x0, parts, moved, evidence, regions)
     whole = of_pictures(evidence, regions.count(shape), regions.rows)
@@ -183,6 +177,28 @@ def test_a_step_by_regions_is_that_of_the_loop(sides: int, anywhere: bool) -> No
     assert outputs["latched_next"].tolist() == opened.tolist()
     np.testing.assert_allclose(outputs["weight"], whole.weight, rtol=1e-4, atol=1e-5)
     assert outputs["nearest"].tolist() == whole.nearest.tolist()
+
+
+def test_nothing_is_in_doubt_where_the_row_says_so(sessions) -> None:
+    """So a plan with steps to spare leaves a picture on which the gate is shut as it is, to the last bit."""
+    table, rng = Engine.open("fashion").plan(Solver(), 8, (32, 32)), np.random.default_rng(0)
+    bank = make_bank(rng, 5, 9)
+    given = ("x", "x0_prev", "out_uncond", "out_cond", "z_guard", "z_step")
+    feed: dict[str, Any] = {n: rng.standard_normal((4, *SHAPE)).astype(np.float32) for n in given}
+    feed |= {**inputs_of(bank), "latched": np.zeros(4, bool)}
+    wanted, named = [
+        [d.name for d in ends] for ends in (sessions["ratio"].get_inputs(), sessions["ratio"].get_outputs())
+    ]
+
+    def step(doubts: float, *, looks: bool = True) -> dict[str, Any]:
+        numbers = {**NUMBERS["ratio"], "opens": 1e3, "doubts": doubts}
+        feed["row"] = step_graph.row_of(table, 4, "ratio", 1.0, 2.5, numbers, looks=looks)
+        outputs = sessions["ratio"].run(None, {name: feed[name] for name in wanted})
+        return dict(zip(named, outputs, strict=True))
+
+    free, sure, torn = step(0.0, looks=False), step(step_graph.NO_DOUBT), step(-1e3)
+    assert (sure["x0"] == free["x0"]).all() and (sure["weight"] == 0).all()
+    assert (torn["x0"] != free["x0"]).any() and (torn["weight"] < 0).all()
 
 
 def test_the_bank_enters_by_one_product_each() -> None:

@@ -227,7 +227,7 @@ def test_a_picture_in_doubt_is_moved_until_it_is_not_and_no_other_is() -> None:
     _, found, evidence = guard.ratio(x, x0, row, bank, SHUT, opens=between[1], doubts=between[0], **settings)
     assert (found[[0, 2]] == alone[[0, 2]]).all()  # far below, and open
     assert (evidence.value == gate.value).all()
-    assert evidence.weight.tolist() == [0.0, pytest.approx(evidence.weight[1]), gate.weight[2]]
+    assert evidence.weight[[0, 2]].tolist() == [0.0, gate.weight[2]]
     assert -1.0 <= evidence.weight[1] < 0.0
     moved = foreseen(found, bank, 5.0)[1]
     # the secant is exact where the evidence falls in a straight line
