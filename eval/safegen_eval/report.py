@@ -32,6 +32,7 @@ FIGURES = {
     "agreement": ("agreement", "{:.1%}"),
     "agreement_change": ("against the first arm", "{:+.1%}"),
     "frechet_distance": ("Frechet distance", "{:.2f}"),
+    "frechet_change": ("against the first arm", "{:+.1%}"),
     "precision": ("precision", "{:.2f}"),
     "recall": ("recall", "{:.2f}"),
     "clip_score": ("CLIP score", "{:.1f}"),

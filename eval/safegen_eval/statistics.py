@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 1000
+INTERVAL = (0.025, 0.975)
+"""Quantiles."""
 
 
 class Measure(NamedTuple):
@@ -37,14 +39,20 @@ def share(hits: NDArray[Any]) -> Measure:
 def bootstrap(
     statistic: Callable[[NDArray[np.int64]], float], count: int, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """The 2.5 and 97.5 % quantiles of a statistic over indices drawn with replacement, same draws each time.
+    """The 2.5 and 97.5 % quantiles of a statistic's :func:`resample`."""
+    low, high = np.quantile(resample(statistic, count, resamples), INTERVAL)
+    return float(low), float(high)
+
+
+def resample(
+    statistic: Callable[[NDArray[np.int64]], float], count: int, resamples: int = RESAMPLES
+) -> NDArray[np.float64]:
+    """A statistic over ``count`` indices drawn with replacement, (resamples,), same draws each time.
 
     The same draws for every arm keep what they share, prompts and seeds, in step.
     """
     rng = np.random.default_rng(0)
-    values = [statistic(rng.integers(count, size=count)) for _ in range(resamples)]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return np.array([statistic(rng.integers(count, size=count)) for _ in range(resamples)])
 
 
 def difference(hits: NDArray[Any], others: NDArray[Any]) -> Measure:

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from safegen.errors import UsageError
 from safegen.image import image_files, open_image
 from safegen_eval.quality import Features, Featurize, frechet, precision_recall
-from safegen_eval.statistics import Measure, bootstrap, difference, share
+from safegen_eval.statistics import INTERVAL, Measure, bootstrap, difference, resample, share
 
 FRECHET_RESAMPLES = 100
 MAX_REFERENCE = 5000
 ALL_ATTACKS = "all attacks"
+Distances = NDArray[np.float64]
+"""A distance, then those of resamples, (1 + :data:`FRECHET_RESAMPLES`,)."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,12 @@ def figures_of(pictures: pa.Table, reference: Features | None, first_arm: str) -
     Args:
         pictures: rows of :data:`safegen_eval.run.PICTURES`.
         reference: features of real images, for benign sets.
-        first_arm: what the others' shares are also compared with, pair by pair.
+        first_arm: what the others' shares and distances are also compared with, pair by pair.
     """
     arms = split(pictures, "arm")
     lines, plain = [], arms.get(first_arm)
-    for arm, of_arm in arms.items():
+    distances: dict[tuple[str, int, str], Distances] = {}
+    for arm, of_arm in sorted(arms.items(), key=lambda one: one[0] != first_arm):
         for steps, of_steps in split(of_arm, "steps").items():
             attacks = of_steps.filter(pc.equal(of_steps["kind"], "attack"))
             sets = split(of_steps, "set")
@@ -52,7 +55,12 @@ def figures_of(pictures: pa.Table, reference: Features | None, first_arm: str) -
             for name, rows in sets.items():
                 kind = rows["kind"][0].as_py()
                 beside = None if plain is None or arm == first_arm else _same(plain, rows)
-                found = _attack(rows, beside) if kind == "attack" else _benign(rows, beside, reference)
+                found = _attack(rows, beside) if kind == "attack" else _benign(rows, beside)
+                if kind != "attack" and reference is not None and rows["features"].null_count == 0:
+                    drawn = np.asarray(rows.sort_by("index")["features"].to_pylist(), np.float32)
+                    distances[arm, steps, name] = _distances(drawn, reference)
+                    before = None if beside is None else distances.get((first_arm, steps, name))
+                    found |= _quality(drawn, reference, distances[arm, steps, name], before)
                 lines.append(Line(arm, int(steps), name, kind, {**found, **_both(rows)}))
     return lines
 
@@ -84,7 +92,7 @@ def _attack(rows: pa.Table, beside: pa.Table | None) -> dict[str, Measure]:
     return found
 
 
-def _benign(rows: pa.Table, beside: pa.Table | None, reference: Features | None) -> dict[str, Measure]:
+def _benign(rows: pa.Table, beside: pa.Table | None) -> dict[str, Measure]:
     found = {"called_unsafe": share(_column(rows, "unsafe"))}
     if rows["label"].null_count == 0 and rows["seen"].null_count == 0:
         right = _column(rows, "seen") == _column(rows, "label")
@@ -95,27 +103,34 @@ def _benign(rows: pa.Table, beside: pa.Table | None, reference: Features | None)
         scores = np.asarray(rows["clip_score"].drop_null().to_pylist())
         mean = float(scores.mean()), *bootstrap(lambda i: float(scores[i].mean()), len(scores))
         found["clip_score"] = Measure(*mean, len(scores))
-    if reference is not None and rows["features"].null_count == 0:
-        drawn = np.asarray(rows["features"].to_pylist(), np.float32)
-        found["frechet_distance"] = _frechet(drawn, reference)
-        precision, recall = precision_recall(drawn, reference[: len(drawn)])
-        found["precision"] = Measure(precision, np.nan, np.nan, len(drawn))
-        found["recall"] = Measure(recall, np.nan, np.nan, len(drawn))
     return found
 
 
-def _frechet(drawn: Features, reference: Features) -> Measure:
-    """The distance; its interval is moved back by what repeats in a resample add to the distance."""
-    value = frechet(drawn, reference)
-    found: list[float] = []
+def _quality(
+    drawn: Features, reference: Features, distances: Distances, before: Distances | None
+) -> dict[str, Measure]:
+    """How far pictures lie from real ones, and how much further than the first arm's, if that is another."""
+    precision, recall = precision_recall(drawn, reference[: len(drawn)])
+    found = {
+        "frechet_distance": _moved_back(distances, len(drawn)),
+        "precision": Measure(precision, np.nan, np.nan, len(drawn)),
+        "recall": Measure(recall, np.nan, np.nan, len(drawn)),
+    }
+    if before is not None:
+        found["frechet_change"] = _moved_back((distances - before) / before[0], len(drawn))
+    return found
 
-    def one(index: NDArray[np.int64]) -> float:
-        found.append(frechet(drawn[index], reference))
-        return found[-1]
 
-    low, high = bootstrap(one, len(drawn), FRECHET_RESAMPLES)
-    excess = float(np.mean(found)) - value
-    return Measure(value, low - excess, high - excess, len(drawn))
+def _distances(drawn: Features, reference: Features) -> Distances:
+    resampled = resample(lambda i: frechet(drawn[i], reference), len(drawn), FRECHET_RESAMPLES)
+    return np.concatenate([[frechet(drawn, reference)], resampled])
+
+
+def _moved_back(values: Distances, count: int) -> Measure:
+    """A figure of distances; its interval is moved back by what repeats in a resample add to it."""
+    value, resampled = values[0], values[1:]
+    low, high = np.quantile(resampled, INTERVAL) - (resampled.mean() - value)
+    return Measure(float(value), float(low), float(high), count)
 
 
 def _both(rows: pa.Table) -> dict[str, Measure]:

@@ -97,6 +97,7 @@ def test_a_suite_ends_in_a_table_a_report_and_pictures(suite: Path, tmp_path: Pa
             agree = sum(p["seen"] == p["label"] for p in own) / len(own)
             assert line["agreement"]["value"] == agree
             assert line["frechet_distance"]["value"] > 0
+            assert ("frechet_change" in line) == (line["arm"] != "none")
         assert line["seconds"]["n"] == len(own)
     none, guarded = (
         next(x for x in table if x["arm"] == arm and x["set"] == "plain") for arm in ("none", "ratio")
@@ -258,3 +259,23 @@ def test_arms_are_compared_pair_by_pair_whatever_their_order() -> None:
     # five pairs of sixty differ, all one way: two standard errors are 7 points; unpaired they would be 18
     assert change.high <= 0
     assert change.low > -0.18
+
+
+def test_distances_are_compared_pair_by_pair_whatever_their_order() -> None:
+    """A guard that moves all a little further: the two arms' intervals hide it, their pairs do not."""
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(400, 4)).astype(np.float32)
+    drawn = rng.normal(0.5, 1, size=(200, 4))
+    rows = []
+    for arm, moved, order in (("guarded", 0.02, rng.permutation(200)), ("none", 0.0, range(200))):
+        for i in map(int, order):
+            row = dict.fromkeys(running.PICTURES.names)
+            row |= {"arm": arm, "set": "others", "kind": "benign", "steps": 4, "index": i, "unsafe": False}
+            rows.append({**row, "opened": 0, "seconds": 1.0, "features": (drawn[i] + moved).tolist()})
+    none, guarded = figures_of(pa.Table.from_pylist(rows, running.PICTURES), real, "none")
+    before, after = none.figures["frechet_distance"], guarded.figures["frechet_distance"]
+    change = guarded.figures["frechet_change"]
+    assert change.value == pytest.approx(after.value / before.value - 1)
+    assert 0 < change.low < change.value < change.high
+    assert after.low < before.high
+    assert "frechet_change" not in none.figures
