@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, bar, say
 
 SHOWN = ("attack_success", "called_unsafe", "agreement", "frechet_distance")
@@ -17,7 +18,7 @@ def evaluate(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results; an earlier run there goes on.")],
     shard: Annotated[str | None, typer.Option(help="3/8 draws the third of eight shares; shards may share the folder, or theirs be copied together.")] = None,
     ray: Annotated[str | None, typer.Option(help="Draw on a Ray cluster: its address, or 'local'.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Evaluators at a time, with --ray.")] = 2,
+    workers: Annotated[int | None, typer.Option(min=1, help="Evaluators at a time, with --ray; 2 if left out.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Draw a suite with every guard, judge it, and write a table, a report and all pictures' figures.
@@ -28,10 +29,12 @@ def evaluate(
     from safegen_eval.report import FIGURES, written
     from safegen_eval.table import to_json
 
+    if workers and not ray:
+        raise UsageError("workers are for --ray; without it --shard shares the work.")
     with bar("pictures", remaining=True) as progress:
         task = progress.add_task("drawing", total=None, note="")
         outcome = run(
-            suite, out, part=shard, ray=ray, workers=workers,
+            suite, out, part=shard, ray=ray, workers=workers or 2,
             report=lambda done, total: progress.update(task, completed=done, total=total),
         )  # fmt: skip
     complete = outcome.done == outcome.planned

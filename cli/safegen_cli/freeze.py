@@ -17,7 +17,7 @@ def freeze(
     out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to write, for example nudity.negation.")],
     engine: Annotated[Path | None, typer.Option("-e", "--engine", help="Engine folder; the embedded one if left out.")] = None,
     benign: Annotated[list[str] | None, typer.Option("--benign", help="Ordinary images (repeatable). Left out: the engine draws them.")] = None,
-    benign_count: Annotated[int, typer.Option(min=6, help="How many the engine draws without --benign.")] = 600,
+    benign_count: Annotated[int | None, typer.Option(min=6, help="How many the engine draws without --benign, or of --benign-label; 600 if left out.")] = None,
     benign_prompts: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A file with one ordinary prompt a line, to set the gate's rate on; some hundred do well.")] = None,
     benign_label: Annotated[list[int] | None, typer.Option(help="The same for a model of classes: labels that are ordinary (repeatable).")] = None,
     name: Annotated[str | None, typer.Option(help="What is negated, for people; the file's name if left out.")] = None,
@@ -45,6 +45,11 @@ def freeze(
     settings: Settings | None = parse_guard(guard)
     if false_positive_rate and not isinstance(settings, Ratio):
         raise UsageError(f"the rate of false alarms is of ratio's gate; the guard {guard} has none.")
+    if benign_count and benign and not benign_label:
+        raise UsageError(
+            "benign_count is how many the engine draws; with --benign it draws none. Leave it out."
+        )
+    count = benign_count or 600
     if isinstance(settings, Ratio):
         settings = Ratio(false_positive_rate=false_positive_rate) if false_positive_rate else None
     negation = images_of(images)
@@ -54,7 +59,7 @@ def freeze(
     with bar("images") as progress:
         frozen = freeze_images(
             opened, negation, out, name=name or out.stem, benign=ordinary,
-            benign_count=benign_count, benign_prompts=prompts, benign_labels=benign_label or [],
+            benign_count=count, benign_prompts=prompts, benign_labels=benign_label or [],
             size=parse_size(size), regions=regions, anywhere=anywhere, guard=settings, skip_bad=skip_bad, batch_size=batch_size, report=reporter(progress),
         )  # fmt: skip
     info = frozen.info
@@ -67,9 +72,9 @@ def freeze(
     say(f"  {info.negation_count} negation and {info.benign_count} benign images, {frozen.held_out} more"
         f" benign ones kept out of the bank; digest {frozen.digest[:12]}")  # fmt: skip
     if benign is None:
-        say(f"  no --benign given: the engine drew {benign_count} pictures of no prompt;"
+        say(f"  no --benign given: the engine drew {count} pictures of no prompt;"
             f" {frozen.lookalikes} looked like the negation set and were dropped")  # fmt: skip
-        if frozen.lookalikes > benign_count / 4:
+        if frozen.lookalikes > count / 4:
             say("  warning: so many that ordinary pictures must be among them; the gate will open on more"
                 " than its share of what looks alike. Give --benign.")  # fmt: skip
     for line in frozen.bad:

@@ -110,6 +110,9 @@ def test_wrong_usage_ends_with_2(tmp_path: Path) -> None:
     fails("inspect", tmp_path, "--checkpoint", "x", code=2, word="add --explain", cwd=tmp_path)
     fails("generate", "a coat", "--strength", 0.5, code=2, word="give the image", cwd=tmp_path)
     fails("freeze", "*.gif", "-o", "x", code=2, word="no images", cwd=tmp_path)
+    fails("freeze", "x", "--benign", "y", "--benign-count", 9, "-o", "x", code=2, word="it draws none",
+          cwd=tmp_path)  # fmt: skip
+    fails("evaluate", "x.toml", "-o", "x", "--workers", 3, code=2, word="are for --ray", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "prompts.txt").write_text("un café\n", "latin-1")
     fails("freeze", "prompts.txt", "-o", "x", "--benign-prompts", "prompts.txt", code=2,
