@@ -1,4 +1,4 @@
-"""How many false alarms a bundle's gate needs: few, where its negation set is a kind of its own."""
+"""How many false alarms a bundle's gate needs: fewest, where its negation set is a kind of its own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from safegen.calibration import LEVEL_LIMIT, Calibration, thresholds
 from safegen.guard import Bank, foreseen_kernels, logmeanexp, logsumexp
 from safegen.regions import largest
 
-RATES = (0.005, 0.01, 0.02)
+RATES = (0.002, 0.005, 0.01, 0.02)
 ENOUGH = 0.2
 """A rate at which the gate opens on this share of the negation images is high enough. A prompt makes a
 thing plainer than most of its pictures are, so far more than this share of what is asked for is caught."""
+PLENTY = 0.75
+"""The lowest rate needs this share: it is for a kind of its own, whose gate then spares what is ordinary."""
 
 
 class GateRate(NamedTuple):
@@ -34,6 +36,8 @@ def gate_rate(
 ) -> GateRate:  # fmt: skip
     """The lowest of some rates that catches :data:`ENOUGH` of the negation images, else the highest.
 
+    The lowest of several must catch :data:`PLENTY`, and there must be ordinary pictures enough to tell it.
+
     Args:
         calibration: of the bundle.
         bank: both banks.
@@ -45,6 +49,8 @@ def gate_rate(
     evidence = largest(_left_out(bank, rows, bandwidth), rows_per_image)
     opens = [thresholds(calibration, rate, [LEVEL_LIMIT]).opens for rate in rates]
     tried = [GateRate(rate, float((evidence > at).mean())) for rate, at in zip(rates, opens, strict=True)]
+    if len(tried) > 1 and (tried[0].caught < PLENTY or (calibration.foreseen.shape[1] + 1) * rates[0] < 1):
+        tried = tried[1:]
     return next((point for point in tried if point.caught >= ENOUGH), tried[-1])
 
 
