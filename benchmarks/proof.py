@@ -3,8 +3,8 @@
 Stages, each resumable, each adding rows to the same file:
 
 - ``classes``: unguarded and ratio, all ten classes negated one at a time, banks of 500;
-- ``others``: the same, the prompts of the nine others alone, each with ten other seeds (the file has five
-  at 50 and 20 steps);
+- ``others``: the same, every prompt of the nine others that the model knows, each with five seeds, the same
+  for all ten classes;
 - ``guards``: every guard with its published settings, three classes;
 - ``tuned``: the same guards with the best of eight settings on the validation split, three classes;
 - ``banks``: every guard that reads the bank and the combinations, banks of 10, 50, 100, 500 and 3000, three
@@ -38,7 +38,7 @@ import fashion
 from attacks import Row, every_composition, write
 from frozen import freeze_class
 from judge import Judge
-from prompts import GARMENTS, Garment
+from prompts import GARMENTS, Garment, all_prompts
 from safegen.bundle import read_bundle
 from safegen.engine import Engine
 from safegen.guard import squared_distances
@@ -58,6 +58,8 @@ RATES = (0.002, 0.005, 0.01, 0.02, 0.05)
 TRIALS, TRIAL_STEPS = 8, 8
 SEEDS, APART = 10, 2_000_000
 """More seeds a prompt, and how far apart, so that no two sets share one."""
+OTHERS, OTHERS_FIRST = 5, 30_000_000
+"""Seeds a prompt of the stage others, and the first, beyond those of all other sets."""
 REAL = 2000
 Settings = dict[str, Any]
 """Of an arm, as a suite has them, but for its name."""
@@ -315,8 +317,18 @@ def more_seeds(garment: Garment) -> Path:
     return folder
 
 
+def every_other(garment: Garment) -> Path:
+    """A folder with every prompt of the nine other classes, :data:`OTHERS` seeds each."""
+    folder = WORK / "others"
+    folder.mkdir(parents=True, exist_ok=True)
+    every = [(text, label) for label, _, text in all_prompts() for _ in range(OTHERS)]
+    rows = [(text, OTHERS_FIRST + i, label) for i, (text, label) in enumerate(every)]
+    write(folder / f"{slug(garment)}-benign.csv", [row for row in rows if row[2] != garment.label])
+    return folder
+
+
 def others(engine: Engine, garment: Garment, steps: list[int]) -> None:
-    bundle, prompts = bundle_of(engine, garment, BANK), more_seeds(garment)
+    bundle, prompts = bundle_of(engine, garment, BANK), every_other(garment)
     name, sets = f"others-{slug(garment)}", ("benign",)
     save("others", run(name, garment, bundle, BOTH, steps, attacks=prompts, sets=sets))
 
