@@ -2,7 +2,7 @@
 
 Stages, each resumable, each adding rows to the same file:
 
-- ``classes``: unguarded and ratio, all ten classes negated one at a time, banks of 500;
+- ``classes``: unguarded and ratio against every attack, all ten classes negated one at a time, banks of 500;
 - ``others``: the same, every prompt of the nine others that the model knows, each with five seeds, the same
   for all ten classes;
 - ``guards``: every guard with its published settings, three classes;
@@ -255,7 +255,8 @@ def save(stage: str, rows: list[dict[str, Any]]) -> None:
 
 
 def classes(engine: Engine, garment: Garment, steps: list[int]) -> None:
-    save("classes", run(f"classes-{slug(garment)}", garment, bundle_of(engine, garment, BANK), BOTH, steps))
+    name, bundle = f"classes-{slug(garment)}", bundle_of(engine, garment, BANK)
+    save("classes", run(name, garment, bundle, BOTH, steps, sets=SETS))
 
 
 def guards(engine: Engine, garment: Garment, steps: list[int]) -> None:
