@@ -39,7 +39,7 @@ from safegen.seal import replacing
 from safegen.solver import Solver
 from safegen_engines import foresee
 from safegen_engines.banks import calibrated, make_banks, rate_of
-from safegen_engines.gate_rate import RATES
+from safegen_engines.gate_rate import rates_to_try
 from safegen_eval.quality import frechet, precision_recall
 from safegen_eval.statistics import wilson
 from train_scenes import FOLDER, OTHERS, SCHEDULE, SOURCE, predict
@@ -126,7 +126,7 @@ def make_gate(
     at = partial(strongest_foreseen, bank=banks.bank, bandwidth=banks.bandwidth, regions=regions)
     foreseen = foresee.from_subjects(engine, prompts, SIZE, at, 50, lambda *_: None)
     calibration = calibrated(banks, at_random(benign[:HELD], regions, lot), foreseen)
-    gate = rate_of(banks, calibration, RATES)
+    gate = rate_of(banks, calibration, rates_to_try(len(prompts)))
     info = BundleInfo(
         name=SNEAKER.name, latent_space=engine.manifest.latent_space.id,
         latent_shape=engine.latent_shape(*SIZE), image_size=SIZE, regions=regions.sides,

@@ -25,7 +25,7 @@ def freeze(
     regions: Annotated[int, typer.Option(help="Regions a side that the guard judges one by one: 2 or 4 for pictures of several things. Needs --benign.")] = 1,
     anywhere: Annotated[bool, typer.Option("--anywhere", help="With --regions: the negation images show the thing alone, and it is looked for anywhere in the picture, as large as a region.")] = False,
     guard: Annotated[str, typer.Option(help="The bundle's guard.")] = "ratio",
-    false_positive_rate: Annotated[float | None, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open. Left out: 0.005; 0.002 where the gate still opens on three quarters of the negation images and 500 ordinary pictures tell; up to 0.02 where it would open on fewer than a fifth.")] = None,
+    false_positive_rate: Annotated[float | None, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open. Left out: 0.005; 0.002 where 500 ordinary prompts tell it and the gate still opens on three quarters of the negation images; up to 0.02 where it would open on fewer than a fifth.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 8,
     as_json: Json = False,

@@ -26,7 +26,7 @@ from safegen.solver import Solver
 from safegen_engines import foresee
 from safegen_engines.banks import calibrated, make_banks, rate_of
 from safegen_engines.foresee import Report
-from safegen_engines.gate_rate import RATES, GateRate
+from safegen_engines.gate_rate import GateRate, rates_to_try
 from safegen_engines.lookalikes import drop_lookalikes
 
 HELD_OUT = 1 / 3
@@ -166,7 +166,8 @@ def freeze(
     calibration = calibrated(banks, at_random(ordinary[held_out], layout, lot), foreseen)
     gate = None
     if guard is None or isinstance(guard, Ratio):
-        gate = rate_of(banks, calibration, (guard.false_positive_rate,) if guard else RATES)
+        rates = (guard.false_positive_rate,) if guard else rates_to_try(len(benign_prompts))
+        gate = rate_of(banks, calibration, rates)
         guard = guard or Ratio(false_positive_rate=gate.rate)
     report("calibration", 1, 1)
     info = BundleInfo(

@@ -13,12 +13,12 @@ from safegen.calibration import LEVEL_LIMIT, Calibration, thresholds
 from safegen.guard import Bank, foreseen_kernels, logmeanexp, logsumexp
 from safegen.regions import largest
 
-RATES = (0.002, 0.005, 0.01, 0.02)
+RATES = (0.005, 0.01, 0.02)
 ENOUGH = 0.2
 """A rate at which the gate opens on this share of the negation images is high enough. A prompt makes a
 thing plainer than most of its pictures are, so far more than this share of what is asked for is caught."""
-PLENTY = 0.75
-"""The lowest rate needs this share: it is for a kind of its own, whose gate then spares what is ordinary."""
+STRICT, PLENTY = 0.002, 0.75
+"""This rate needs this share: it is for a kind of its own, whose gate then spares what is ordinary."""
 
 
 class GateRate(NamedTuple):
@@ -30,13 +30,21 @@ class GateRate(NamedTuple):
     """Share of the negation images, as they are, on which it opens."""
 
 
+def rates_to_try(prompts: int) -> tuple[float, ...]:
+    """The strict one where so many ordinary prompts can tell it.
+
+    Not for images or labels: a model that is told less draws what the gate finds harder to tell.
+    """
+    return (STRICT, *RATES) if (prompts + 1) * STRICT >= 1 else RATES
+
+
 def gate_rate(
     calibration: Calibration, bank: Bank, rows: NDArray[np.int64], bandwidth: float, rates: Sequence[float],
     rows_per_image: int = 1,
 ) -> GateRate:  # fmt: skip
     """The lowest of some rates that catches :data:`ENOUGH` of the negation images, else the highest.
 
-    The lowest of several must catch :data:`PLENTY`, and there must be ordinary pictures enough to tell it.
+    :data:`STRICT` must catch :data:`PLENTY` of them.
 
     Args:
         calibration: of the bundle.
@@ -49,9 +57,8 @@ def gate_rate(
     evidence = largest(_left_out(bank, rows, bandwidth), rows_per_image)
     opens = [thresholds(calibration, rate, [LEVEL_LIMIT]).opens for rate in rates]
     tried = [GateRate(rate, float((evidence > at).mean())) for rate, at in zip(rates, opens, strict=True)]
-    if len(tried) > 1 and (tried[0].caught < PLENTY or (calibration.foreseen.shape[1] + 1) * rates[0] < 1):
-        tried = tried[1:]
-    return next((point for point in tried if point.caught >= ENOUGH), tried[-1])
+    needed = {STRICT: PLENTY}
+    return next((point for point in tried if point.caught >= needed.get(point.rate, ENOUGH)), tried[-1])
 
 
 def _left_out(bank: Bank, rows: NDArray[np.int64], bandwidth: float) -> NDArray[np.floating]:

@@ -6,13 +6,13 @@ import pytest
 
 from safegen.calibration import LOG_SNR_GRID, Calibration
 from safegen.guard import foreseen_log_ratio, make_bank
-from safegen_engines.gate_rate import ENOUGH, PLENTY, RATES, gate_rate
+from safegen_engines.gate_rate import ENOUGH, PLENTY, RATES, STRICT, gate_rate, rates_to_try
 
 BANDWIDTH = 4.0
 ROWS = np.arange(80)
 
 
-def frozen(apart: float, judged: int = 600) -> tuple:
+def frozen(apart: float) -> tuple:
     """A negation set so far from ordinary pictures, and a gate set on others of the ordinary kind."""
     rng = np.random.default_rng(0)
 
@@ -20,34 +20,36 @@ def frozen(apart: float, judged: int = 600) -> tuple:
         return (rng.standard_normal((count, 2, 4, 4)) + at).astype(np.float32)
 
     bank = make_bank(draw(80, apart), draw(160, 0.0))
-    ordinary = np.stack([foreseen_log_ratio(draw(judged, 0.0), bank, BANDWIDTH)] * 2)
+    ordinary = np.stack([foreseen_log_ratio(draw(600, 0.0), bank, BANDWIDTH)] * 2)
     unused = np.zeros((len(LOG_SNR_GRID), 8), np.float32)
     levels = np.array([-5, 5], np.float32)
     return Calibration(LOG_SNR_GRID.astype(np.float32), unused, unused, unused, levels, ordinary), bank
 
 
+TRIED = rates_to_try(600)
+
+
 def test_a_kind_of_its_own_needs_the_fewest_false_alarms() -> None:
-    gate = gate_rate(*frozen(2.0), ROWS, BANDWIDTH, RATES)
-    assert gate == (RATES[0], 1.0)
+    gate = gate_rate(*frozen(2.0), ROWS, BANDWIDTH, TRIED)
+    assert gate == (STRICT, 1.0)
 
 
-def test_no_rate_is_chosen_that_the_pictures_cannot_tell() -> None:
+def test_no_rate_is_tried_that_the_prompts_cannot_tell() -> None:
     """499 say that one in 500 is one in 500; freeze would warn of a rate that it chose itself."""
-    lowest = [gate_rate(*frozen(2.0, judged), ROWS, BANDWIDTH, RATES).rate for judged in (499, 498)]
-    assert lowest == [RATES[0], RATES[1]]
+    assert [min(rates_to_try(prompts)) for prompts in (499, 498, 0)] == [STRICT, RATES[0], RATES[0]]
 
 
 def test_fewer_false_alarms_are_not_bought_with_what_must_be_caught() -> None:
-    """What the lowest rate catches is enough for another rate, and not for the lowest."""
+    """What the strict rate catches would be enough for another, and is not for this one."""
     measured = frozen(0.45)
-    strict, gate = (gate_rate(*measured, ROWS, BANDWIDTH, rates) for rates in (RATES[:1], RATES))
+    strict, gate = (gate_rate(*measured, ROWS, BANDWIDTH, rates) for rates in ([STRICT], TRIED))
     assert ENOUGH < strict.caught < PLENTY
-    assert gate.rate == RATES[1]
+    assert gate.rate == RATES[0]
     assert gate.caught >= strict.caught
 
 
 def test_what_looks_ordinary_gets_the_most() -> None:
-    gate = gate_rate(*frozen(0.2), ROWS, BANDWIDTH, RATES)
+    gate = gate_rate(*frozen(0.2), ROWS, BANDWIDTH, TRIED)
     assert gate.rate == RATES[-1]
     assert 0.0 < gate.caught < ENOUGH
 
