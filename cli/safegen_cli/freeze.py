@@ -40,7 +40,7 @@ def freeze(
     from safegen.guard_settings import Ratio, Settings, parse_guard
     from safegen.pipeline import EMBEDDED
     from safegen_engines.freeze import freeze as freeze_images
-    from safegen_engines.gate_rate import ENOUGH
+    from safegen_engines.gate_rate import ENOUGH, can_tell
 
     settings: Settings | None = parse_guard(guard)
     if false_positive_rate and not isinstance(settings, Ratio):
@@ -87,7 +87,7 @@ def freeze(
     if frozen.gate.caught < ENOUGH:
         say("  warning: that is few. Unless no two of the images have much in common, what they show will often"
             " be drawn; give more of them, or such on which it lies in the same place.")  # fmt: skip
-    if frozen.judged + 1 < 1 / rate:
+    if not can_tell(frozen.judged, rate):
         what = "prompts" if prompts else "pictures"
         say(f"  warning: {frozen.judged} {what} cannot tell a rate of {rate:g};"
             f" expect up to {1 / (frozen.judged + 1):.3f}. Give more of them.")  # fmt: skip

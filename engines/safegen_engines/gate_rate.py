@@ -30,12 +30,17 @@ class GateRate(NamedTuple):
     """Share of the negation images, as they are, on which it opens."""
 
 
+def can_tell(pictures: int, rate: float) -> bool:
+    """Whether so many ordinary pictures can hold a threshold for the rate (split conformal)."""
+    return pictures + 1 >= 1 / rate
+
+
 def rates_to_try(prompts: int) -> tuple[float, ...]:
     """The strict one where so many ordinary prompts can tell it.
 
     Not for images or labels: a model that is told less draws what the gate finds harder to tell.
     """
-    return (STRICT, *RATES) if (prompts + 1) * STRICT >= 1 else RATES
+    return (STRICT, *RATES) if can_tell(prompts, STRICT) else RATES
 
 
 def gate_rate(

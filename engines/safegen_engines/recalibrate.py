@@ -21,6 +21,7 @@ from safegen.seal import check_place
 from safegen_engines import foresee
 from safegen_engines.foresee import Report
 from safegen_engines.freeze import encode_files
+from safegen_engines.gate_rate import can_tell
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 WIDTHS = (1.0, 0.5, 0.7, 1.4, 2.0)
@@ -141,7 +142,7 @@ def recalibrate(
         foreseen_from=foreseen_from,
     )
     digest = write_bundle(out, info, frozen.negation, frozen.benign, frozen.axes, curves[best][0])
-    told = {r for r in RATES if _can_tell(ordinary.shape[1], r)} | {rate}
+    told = {r for r in RATES if _half_can_tell(ordinary.shape[1], r)} | {rate}
     return Recalibrated(
         digest, info, tuple(measure(*curves[best], r) for r in sorted(told)), points[best],
         {width: p.caught for width, p in zip(widths, points, strict=True)},
@@ -175,9 +176,9 @@ def _not_in(latents: NDArray[np.float16], bank: NDArray[np.float16], regions: Re
     return np.array([not any(row.tobytes() in held for row in parts) for parts in each], bool)
 
 
-def _can_tell(benign: int, rate: float) -> bool:
-    """Whether half of the images can hold a threshold for the rate."""
-    return benign // 2 + 1 >= 1 / rate
+def _half_can_tell(benign: int, rate: float) -> bool:
+    """:func:`measure` sets a threshold on half of the images."""
+    return can_tell(benign // 2, rate)
 
 
 def _check_counts(benign: int, negation: int, rate: float) -> None:
@@ -186,7 +187,7 @@ def _check_counts(benign: int, negation: int, rate: float) -> None:
             f"{benign} ordinary pictures and {negation} negation images are left that the bundle has not"
             f" seen; at least {MIN_IMAGES} of each are needed, and some hundred do better."
         )
-    if not _can_tell(benign, rate):
+    if not _half_can_tell(benign, rate):
         raise UsageError(
             f"{benign} ordinary pictures cannot tell a rate of {rate:g}; give {int(2 / rate)}, or ask for"
             f" {2 / benign:.3f} or more."

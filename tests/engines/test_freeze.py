@@ -17,7 +17,9 @@ from safegen.engine import Engine
 from safegen.errors import ImageError, UsageError
 from safegen.guard_settings import Official, Ratio
 from safegen.image import read_rgb
+from safegen_engines import foresee
 from safegen_engines.freeze import find_images, freeze, other_files
+from safegen_engines.gate_rate import RATES, STRICT
 from safegen_engines.lookalikes import drop_lookalikes, targets_first
 from safegen_engines.recalibrate import recalibrate
 
@@ -157,6 +159,21 @@ def test_for_a_model_without_text_every_direction_counts_alike(picture_folder, t
     bundle = read_bundle(tmp_path / "x")
     assert bundle.axes.shape == (1, 32 * 32) and not bundle.axes.any()
     assert bundle.info.bandwidth == bundle.info.aim_bandwidth
+
+
+@pytest.mark.parametrize(("prompts", "rate"), [(499, STRICT), (498, RATES[0]), (0, RATES[0])])
+def test_the_strict_rate_is_for_many_prompts(
+    engine, picture_folder, tmp_path, monkeypatch, prompts, rate
+) -> None:
+    """Else prompts that say so are lost as ordinary pictures, or images that cannot say so shut the gate."""
+    seen = np.full((2, 600), -1e6, np.float32) + np.arange(600, dtype=np.float32)
+    levels = np.array([-5, 5], np.float32)
+    monkeypatch.setattr(foresee, "ordinary", lambda *_: ((levels, seen), "prompts"))
+    images = find_images([str(picture_folder)])
+    frozen = freeze(engine, images, tmp_path / "x.negation", name="x", benign=images,
+                    benign_prompts=["a coat"] * prompts)  # fmt: skip
+    assert frozen.gate == (rate, 1.0)
+    assert frozen.info.guard == Ratio(false_positive_rate=rate)
 
 
 def test_unreadable_images_are_named_and_stop_the_freeze(engine, picture_folder, tmp_path) -> None:
