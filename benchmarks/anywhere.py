@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from high_dimension import enlarge
-from safegen.engine import Engine
-from safegen.regions import WHOLE, Regions, cut
+from safegen.engine.engine import Engine
+from safegen.guard.regions import WHOLE, Regions, cut
 from scenes import BANK, BENIGN, QUARTERS, SNEAKER, Array, Gate, fashion, make_gate
 from tiled import GARMENT, ORDINARY, Asked, Tiled, ask, tabulate
 

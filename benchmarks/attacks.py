@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 from prompts import GARMENTS, TEMPLATES, Garment, misspell
 from safegen import Pipeline
-from safegen.seal import replacing
+from safegen.files import replacing
 from safegen_eval.judges import open_judge
 from safegen_eval.suite import JudgeSpec
 

@@ -23,13 +23,13 @@ from frozen import BENIGN_PER_CLASS, write_images
 from judge import Judge, grey
 from prompts import GARMENTS
 from safegen import Pipeline
-from safegen.bundle import read_bundle
-from safegen.engine import Engine
-from safegen.guard_settings import Ratio
-from safegen.seal import replacing
-from safegen_engines.freeze import freeze
+from safegen.engine.engine import Engine
+from safegen.files import replacing
+from safegen.format.bundle import read_bundle
+from safegen.guard.settings import Ratio
+from safegen_engines.freeze.freeze import freeze
+from safegen_eval.intervals import wilson
 from safegen_eval.quality import frechet, precision_recall
-from safegen_eval.statistics import wilson
 from train_copies import FIRST, copied
 
 OUT, WORK = Path(__file__).parent / "copies.json", ROOT / "build" / "copies"

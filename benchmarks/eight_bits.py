@@ -16,10 +16,10 @@ from judge import Judge, grey
 from prompts import GARMENTS
 from safegen import Picture, Pipeline
 from safegen.device import CPU
-from safegen.engine import Engine
-from safegen.pipeline import EMBEDDED
-from safegen_engines.quantize import QUANTIZED, graph_of
-from safegen_engines.source import open_source
+from safegen.engine.engine import Engine
+from safegen.engine.pipeline import EMBEDDED
+from safegen_engines.build.onnx_folder import open_source
+from safegen_engines.build.quantize import QUANTIZED, graph_of
 
 WORK = ROOT / "build" / "eight-bits"
 SEEDS = 20

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 import fashion
 from prompts import GARMENTS, Garment, all_prompts
-from safegen.engine import Engine
-from safegen_engines.freeze import freeze
+from safegen.engine.engine import Engine
+from safegen_engines.freeze.freeze import freeze
 
 BENIGN_PER_CLASS = 120
 

@@ -12,9 +12,13 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 
-from safegen import guard, regions
-from safegen.solver import Row
-from safegen_engines.gate_axes import MOST
+from safegen.guard.bank import make_bank
+from safegen.guard.official import official, unit_pixels
+from safegen.guard.ratio import ratio, ratio_by_regions
+from safegen.guard.regions import Regions
+from safegen.guard.rivals import spell
+from safegen.sampling.table import Row
+from safegen_engines.freeze.axes import MOST
 
 SD15 = {
     "sample_size": 64,
@@ -43,9 +47,9 @@ def main() -> None:
     rng = np.random.default_rng(0)
     refs, benign = (rng.standard_normal((N, 4 * 64 * 64)).astype(np.float32) for _ in range(2))
     axes = np.linalg.qr(rng.standard_normal((4 * 64 * 64, MOST)))[0].T.astype(np.float16)
-    bank = guard.make_bank(*(rows.reshape(-1, 4, 64, 64) for rows in (refs, benign)), axes=axes)
+    bank = make_bank(*(rows.reshape(-1, 4, 64, 64) for rows in (refs, benign)), axes=axes)
     row = Row(500.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.6, 0.8)
-    units = guard.unit_pixels(refs, 4)
+    units = unit_pixels(refs, 4)
     units_sq = (units**2).sum(1)
     x, x0, z = (rng.standard_normal((1, 4, 64, 64)).astype(np.float32) for _ in range(3))
     shut = np.zeros(1, bool)
@@ -53,25 +57,25 @@ def main() -> None:
                "bandwidth": 30.0, "aim_bandwidth": 30.0}  # fmt: skip
     small = rng.standard_normal((5 * N, 4, 32, 32)).astype(np.float32)
     parts = np.linalg.qr(rng.standard_normal((4 * 32 * 32, MOST)))[0].T.astype(np.float16)
-    things = guard.make_bank(small[:N], small[N:], axes=parts)
+    things = make_bank(small[:N], small[N:], axes=parts)
 
-    layout = regions.Regions(2, anywhere=True)
+    layout = Regions(2, anywhere=True)
     closed = np.zeros(layout.count(x.shape), bool)
 
     def anywhere(opens: float) -> Any:
         """515 things, and four regions of each benign image."""
-        return regions.ratio(x, x0, row, things, closed, layout, plain=None, **{**numbers, "opens": opens})
+        return ratio_by_regions(x, x0, row, things, closed, layout, plain=None, **{**numbers, "opens": opens})
 
     calls = {
-        "ratio": lambda: guard.ratio(x, x0, row, bank, shut, **numbers),
-        "ratio, leaning": lambda: guard.ratio(
+        "ratio": lambda: ratio(x, x0, row, bank, shut, **numbers),
+        "ratio, leaning": lambda: ratio(
             x, x0, row, bank, shut, **{**numbers, "opens": 1e9}, sharpness=2.0, doubts=-1e9
         ),
         "ratio, anywhere, shut": lambda: anywhere(1e9),
         "ratio, anywhere, all regions open": lambda: anywhere(-1e9),
-        "official": lambda: guard.official(x, x0, row, units, units_sq, z, bandwidth=3.15, scale=0.33,
+        "official": lambda: official(x, x0, row, units, units_sq, z, bandwidth=3.15, scale=0.33,
                                            threshold=0.0, margin=0.0, unit_x0=False),
-        "spell": lambda: guard.spell(x, x0, bank, radius=9.0, overcompensation=1.6),
+        "spell": lambda: spell(x, x0, bank, radius=9.0, overcompensation=1.6),
     }  # fmt: skip
     taken = {name: median(call, 30) for name, call in calls.items()}
     torch.manual_seed(0)

@@ -18,10 +18,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 import fashion
-from safegen.engine import Engine
-from safegen.pipeline import EMBEDDED
-from safegen.seal import replacing
-from safegen_engines.gate_axes import gate_axes
+from safegen.engine.engine import Engine
+from safegen.engine.pipeline import EMBEDDED
+from safegen.files import replacing
+from safegen_engines.freeze.axes import gate_axes
 
 WORK = ROOT / "build" / "high_dimension"
 OUT = Path(__file__).parent / "high_dimension.json"

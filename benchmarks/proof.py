@@ -39,11 +39,11 @@ from attacks import Row, every_composition, write
 from frozen import freeze_class
 from judge import Judge
 from prompts import GARMENTS, Garment, all_prompts
-from safegen.bundle import read_bundle
-from safegen.engine import Engine
-from safegen.guard import squared_distances
-from safegen.pipeline import EMBEDDED
-from safegen.seal import replacing
+from safegen.engine.engine import Engine
+from safegen.engine.pipeline import EMBEDDED
+from safegen.files import replacing
+from safegen.format.bundle import read_bundle
+from safegen.guard.bank import squared_distances
 from safegen_eval.evaluate import evaluate
 from safegen_eval.table import to_json
 

@@ -22,12 +22,12 @@ from frozen import freeze_class
 from judge import Judge, grey
 from prompts import GARMENTS, Garment
 from safegen import Pipeline
-from safegen.bundle import read_bundle
-from safegen.engine import Engine
-from safegen.guard_settings import Ratio
-from safegen.seal import replacing
+from safegen.engine.engine import Engine
+from safegen.files import replacing
+from safegen.format.bundle import read_bundle
+from safegen.guard.settings import Ratio
+from safegen_eval.intervals import wilson
 from safegen_eval.quality import frechet, precision_recall
-from safegen_eval.statistics import wilson
 
 OUT = Path(__file__).parent / "scenarios.json"
 BANK = 300

@@ -28,20 +28,21 @@ import fashion
 from high_dimension import picture
 from judge import Judge
 from prompts import GARMENTS
-from safegen.bundle import Bundle, BundleInfo
-from safegen.engine import Engine
-from safegen.guard_settings import Off, Ratio, open_guard
-from safegen.guidance import guided
-from safegen.loop import denoise, first_latents
-from safegen.pipeline import EMBEDDED
-from safegen.regions import WHOLE, Regions, at_random, cut, strongest_foreseen
-from safegen.seal import replacing
-from safegen.solver import Solver
-from safegen_engines import foresee
-from safegen_engines.banks import calibrated, make_banks, rate_of
-from safegen_engines.gate_rate import rates_to_try
+from safegen.engine.bind import open_guard
+from safegen.engine.engine import Engine
+from safegen.engine.pipeline import EMBEDDED
+from safegen.files import replacing
+from safegen.format.bundle import Bundle, BundleInfo
+from safegen.guard.regions import WHOLE, Regions, at_random, cut, strongest_foreseen
+from safegen.guard.settings import Off, Ratio
+from safegen.sampling.guidance import guided
+from safegen.sampling.loop import denoise, first_latents
+from safegen.sampling.solver import Solver
+from safegen_engines.freeze.banks import calibrated, make_banks, rate_of
+from safegen_engines.freeze.ordinary import from_subjects
+from safegen_engines.freeze.rate import rates_to_try
+from safegen_eval.intervals import wilson
 from safegen_eval.quality import frechet, precision_recall
-from safegen_eval.statistics import wilson
 from train_scenes import FOLDER, OTHERS, SCHEDULE, SOURCE, predict
 
 OUT = Path(__file__).parent / "scenes.json"
@@ -56,7 +57,7 @@ Array = NDArray[np.float32]
 
 
 class TorchSession:
-    """A module of torch with the interface of :class:`safegen.session.Session`."""
+    """A module of torch with the interface of :class:`safegen.engine.session.Session`."""
 
     def __init__(self, run: Callable[..., torch.Tensor], output: str, inputs: dict[str, Any]) -> None:
         self._run, self._output, self.inputs = run, output, inputs
@@ -124,7 +125,7 @@ def make_gate(
     negation, benign = negation.astype(np.float16), benign.astype(np.float16)
     banks = make_banks(negation, at_random(benign[HELD:], regions, lot), group, text=True)
     at = partial(strongest_foreseen, bank=banks.bank, bandwidth=banks.bandwidth, regions=regions)
-    foreseen = foresee.from_subjects(engine, prompts, SIZE, at, 50, lambda *_: None)
+    foreseen = from_subjects(engine, prompts, SIZE, at, 50, lambda *_: None)
     calibration = calibrated(banks, at_random(benign[:HELD], regions, lot), foreseen)
     gate = rate_of(banks, calibration, rates_to_try(len(prompts)))
     info = BundleInfo(

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safegen_eval.intervals import Measure
 from safegen_eval.report import trade_off
-from safegen_eval.statistics import Measure
 from safegen_eval.table import Line
 
 ROOT = Path(__file__).resolve().parent.parent

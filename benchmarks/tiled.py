@@ -21,12 +21,12 @@ from PIL import Image
 from high_dimension import picture
 from judge import Judge
 from prompts import GARMENTS
-from safegen.engine import Engine
-from safegen.pipeline import EMBEDDED
-from safegen.regions import WHOLE, Regions, cut, join
-from safegen.seal import replacing
+from safegen.engine.engine import Engine
+from safegen.engine.pipeline import EMBEDDED
+from safegen.files import replacing
+from safegen.guard.regions import WHOLE, Regions, cut, join
+from safegen_eval.intervals import wilson
 from safegen_eval.quality import frechet, precision_recall
-from safegen_eval.statistics import wilson
 from scenes import (
     BANK,
     BENIGN,

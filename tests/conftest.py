@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 from hypothesis import settings
 
-from safegen import isolate
-from safegen_engines import component, quantize
+from safegen.check import isolate
+from safegen_engines.build import component, quantize
+from safegen_engines.build.options import Options
 
 pytest_plugins = ["cpp_host"]
 settings.register_profile("safegen", deadline=None)
@@ -68,7 +69,7 @@ def one_thread_for_torch() -> None:
 
 
 def here(function: Callable[..., Any], *args: Any, progress: Any = None, memory: int | None = None) -> Any:
-    """As :func:`safegen.isolate.in_own_process`, in this one."""
+    """As :func:`safegen.check.isolate.in_own_process`, in this one."""
     return function(*args, progress)
 
 
@@ -116,13 +117,13 @@ def exported(once: Once) -> Callable[[Any, Path], Path]:
     parts = once("parts", lambda folder: None)
 
     def make(opened: Any, folder: Path) -> Path:
-        from safegen_export import onnx
+        from safegen_export import to_onnx
 
-        keys = {name: onnx._key(opened, name, 0) for name in opened.components}
+        keys = {name: to_onnx._key(opened, name, 0) for name in opened.components}
         for name, key in keys.items():
             if (parts / key).exists():
                 shutil.copytree(parts / key, folder / name)
-        onnx.export(opened, folder, clip_skip=0, report=lambda *figures: None)
+        to_onnx.export(opened, folder, clip_skip=0, report=lambda *figures: None)
         for name, key in keys.items():
             if not (parts / key).exists():
                 scratch = tempfile.mkdtemp(dir=parts)
@@ -151,14 +152,14 @@ def onnx_folder(checkpoint: Path, exported: Callable[[Any, Path], Path], once: O
 @pytest.fixture(scope="session")
 def engines(onnx_folder: Path, once: Once) -> dict[str, Path]:
     """Engines of the tiny checkpoint by prediction type, allowed to draw without a guard."""
-    from safegen_engines import build
+    from safegen_engines.build import build
 
     predictions = ("epsilon", "v_prediction")
 
     def make(folder: Path) -> None:
         for prediction in predictions:
             source = tiny.with_prediction(onnx_folder, prediction, folder / f"{prediction}-onnx")
-            options = build.Options(allow_unguarded=True)
+            options = Options(allow_unguarded=True)
             build.build(source, source, folder / prediction, options, lambda part: None)
 
     folder = once("tiny-engines", make)
@@ -190,13 +191,13 @@ def onnx_of(exported: Callable[[Any, Path], Path], once: Once) -> Callable[..., 
 @pytest.fixture(scope="session")
 def engine_of(onnx_of: Callable[..., tuple[Path, Path]], once: Once) -> Callable[..., tuple[Path, Path]]:
     """Family name -> (checkpoint, engine for the CPU), each built once a run."""
-    from safegen_engines import build
+    from safegen_engines.build import build
 
     def make(name: str, without_t5: bool = False) -> tuple[Path, Path]:
         checkpoint, source = onnx_of(name, without_t5)
 
         def write(folder: Path) -> None:
-            options = build.Options(allow_unguarded=True)
+            options = Options(allow_unguarded=True)
             build.build(checkpoint, source, folder / "engine", options, lambda part: None)
 
         return checkpoint, once(f"{source.parent.name}-engine", write) / "engine"

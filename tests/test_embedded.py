@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 from judge import Judge, grey
 from prompts import GARMENTS, all_prompts
 from safegen import Pipeline
-from safegen.engine import MODELS
+from safegen.engine.engine import MODELS
 
 pytestmark = pytest.mark.slow
 

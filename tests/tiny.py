@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from safegen.bundle import read_bundle, write_bundle
-from safegen.regions import Regions, at_random, cut
-from safegen_engines.gate_axes import gate_axes
+from safegen.format.bundle import read_bundle, write_bundle
+from safegen.guard.regions import Regions, at_random, cut
+from safegen_engines.freeze.axes import gate_axes
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = ROOT / "runtime" / "safegen" / "models" / "fashion"

@@ -17,10 +17,12 @@ from PIL import Image
 
 import fashion
 from prompts import GARMENTS, all_prompts
-from safegen.engine import Engine
-from safegen.manifest import File, StepGraph, read_manifest, write_manifest
-from safegen.seal import ZEROS, file_sha256
-from safegen_engines import fingerprint, step_graph
+from safegen.engine.engine import Engine
+from safegen.files import file_sha256
+from safegen.format.manifest import File, StepGraph, read_manifest, write_manifest
+from safegen.format.seal import ZEROS
+from safegen_engines.build import fingerprint
+from safegen_engines.graph import step_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "runtime" / "safegen" / "models"

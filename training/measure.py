@@ -11,9 +11,9 @@ import fashion
 from judge import Judge, grey
 from prompts import GARMENTS, all_prompts
 from safegen import Pipeline
-from safegen.engine import Engine
-from safegen.image import contact_sheet
-from safegen.pipeline import EMBEDDED
+from safegen.engine.engine import Engine
+from safegen.engine.pipeline import EMBEDDED
+from safegen.format.image import contact_sheet
 from safegen_eval.quality import frechet
 
 OUT = Path(__file__).parent / "quality.json"

@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 
 from prompts import GARMENTS, TEMPLATES, all_prompts
 from run import WORK
-from safegen.tokenizer import END, START, clip_tokenizer
+from safegen.format.tokenizer import END, START, clip_tokenizer
 
 MERGES = 250
 MAX_LENGTH = 24

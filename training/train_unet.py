@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import fashion
 from prompts import sample_prompt
 from run import WORK, cosine, descend, keep, log, restore, save, update_ema
-from safegen.tokenizer import END, START, read_clip_tables
+from safegen.format.tokenizer import END, START, read_clip_tables
 from train_tokenizer import FOLDER as TOKENIZER
 from train_tokenizer import MAX_LENGTH
 from train_vae import CHECKPOINT as VAE

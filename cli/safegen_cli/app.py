@@ -10,7 +10,7 @@ import typer
 
 from safegen import __version__
 from safegen.errors import SafegenError, UsageError
-from safegen_cli import bench, build_engine, calibrate, doctor, evaluate, freeze, generate, inspect
+from safegen_cli import bench, build_engine, calibrate, doctor, evaluate, freeze, generate, show
 from safegen_cli.console import say
 
 EXTRAS = {
@@ -50,7 +50,7 @@ def options(
 app.command("generate")(generate.generate)
 app.command("build-engine")(build_engine.build_engine)
 app.command("freeze")(freeze.freeze)
-app.command("inspect")(inspect.inspect)
+app.command("inspect")(show.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
 app.command("calibrate")(calibrate.calibrate)

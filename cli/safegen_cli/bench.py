@@ -28,7 +28,7 @@ def bench(
 
     Example: safegen bench -e engine/ --against stable-diffusion-v1-5/
     """
-    from safegen.bench import bench as measure
+    from safegen.check.bench import bench as measure
 
     if host not in ("python", "cpp"):
         raise UsageError(f"host is {host!r}; known are python, cpp.")
@@ -47,7 +47,7 @@ def bench(
         )  # fmt: skip
     found: dict[str, Any] = asdict(result)
     if against:
-        from safegen_export.compare import seconds_a_batch
+        from safegen_export.time_diffusers import seconds_a_batch
 
         seconds = seconds_a_batch(
             against, size=result.size, steps=result.steps, batch=result.batch, runs=runs
@@ -81,7 +81,7 @@ def _hosts(
     as_json: bool,
 ) -> None:
     """The C++ host beside this package."""
-    from safegen.bench_hosts import bench_hosts, find_program
+    from safegen.check.bench_cpp import bench_hosts, find_program
 
     found = find_program(program)
     with bar("rounds") as progress:

@@ -13,7 +13,7 @@ from safegen.errors import ExportError, SafegenError, UsageError
 from safegen_cli.console import Json, answer, bar, mib, say
 
 if TYPE_CHECKING:
-    from safegen_engines.build import Options
+    from safegen_engines.build.options import Options
 
 
 def build_engine(
@@ -40,12 +40,13 @@ def build_engine(
 
     Example: safegen build-engine stable-diffusion-v1-5/ --target rtx -o engine/
     """
-    from safegen_engines import build as engines
-    from safegen_engines.source import open_source
-    from safegen_engines.target import find_target
+    from safegen_engines.build.build import Built, build
+    from safegen_engines.build.onnx_folder import open_source
+    from safegen_engines.build.options import Options, check_options, prepare, up_to_date
+    from safegen_engines.build.target import find_target
 
     precision = precision or find_target(target).precisions[0]
-    options = engines.Options(
+    options = Options(
         target=target, precision=precision, clip_skip=clip_skip, null_class=null_class, without_t5=without_t5, loras=tuple(parse_lora(text) for text in lora or ()),
         portable=portable, strip_weights=strip_weights, allow_unguarded=allow_unguarded,
         guards=_guards(guards), name=name, steps=steps, guidance_scale=guidance_scale,
@@ -57,17 +58,17 @@ def build_engine(
         _refuse_later_options(options)
         _only_export(checkpoint, out, options, as_json)
         return
-    engines.check_options(options)
-    if engines.up_to_date(checkpoint, out, options):
+    check_options(options)
+    if up_to_date(checkpoint, out, options):
         _finish(out, as_json, [], "is up to date: built from exactly this before")
         return
     built: list[dict[str, Any]] = []
     with bar("components") as progress:
         source = _onnx_folder(checkpoint, out, options, progress)
-        engines.prepare(out)
+        prepare(out)
         task = progress.add_task("building", total=len(open_source(source).components), note="")
 
-        def report(part: engines.Built) -> None:
+        def report(part: Built) -> None:
             progress.update(task, advance=1, note=part.name)
             check, compiled = part.component.parity, part.component.compiled
             how = "optimized offline" if part.component.optimized_for else "plain graph"
@@ -81,12 +82,12 @@ def build_engine(
         def within(what: str, share: float) -> None:
             progress.update(task, note=f"{what} {share:4.0%}")
 
-        engines.build(checkpoint, source, out, options, report, within)
+        build(checkpoint, source, out, options, report, within)
     _finish(out, as_json, built, "is sealed")
 
 
 def _guards(text: str | None) -> tuple[str, ...]:
-    from safegen.guard_settings import GUARDS
+    from safegen.guard.settings import GUARDS
 
     names = tuple(n.strip() for n in text.split(",")) if text is not None else GUARDS
     for wrong in (n for n in names if n not in GUARDS):
@@ -129,8 +130,8 @@ def parse_lora(text: str) -> tuple[Path, float]:
 
 def _only_export(checkpoint: Path, out: Path, options: Options, as_json: bool) -> None:
     """Write the ONNX folder itself to ``out``."""
-    from safegen_engines.quantize import QUANTIZED, graph_of, quantize
-    from safegen_engines.source import is_onnx_folder, open_source
+    from safegen_engines.build.onnx_folder import is_onnx_folder, open_source
+    from safegen_engines.build.quantize import QUANTIZED, graph_of, quantize
 
     if is_onnx_folder(checkpoint):
         raise UsageError(f"{checkpoint}: is an ONNX folder already; carry it to the device as it is.")
@@ -158,9 +159,9 @@ def _only_export(checkpoint: Path, out: Path, options: Options, as_json: bool) -
 
 def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -> Path:
     """The graphs of a checkpoint: its own, or exported through torch into ``out``."""
-    from safegen_engines.bare import is_bare, write_onnx_folder
-    from safegen_engines.build import prepare
-    from safegen_engines.source import is_onnx_folder
+    from safegen_engines.build.onnx_folder import is_onnx_folder
+    from safegen_engines.build.options import prepare
+    from safegen_engines.build.own_model import is_bare, write_onnx_folder
 
     if is_onnx_folder(checkpoint):
         if options.clip_skip or options.without_t5 or options.loras or options.null_class is not None:
@@ -173,7 +174,7 @@ def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -
         write_onnx_folder(checkpoint, work / "onnx")
         return work / "onnx"
     from safegen_export.checkpoint import Lora, open_checkpoint
-    from safegen_export.run import export_apart
+    from safegen_export.isolated import export_apart
 
     opened = open_checkpoint(checkpoint, without_t5=options.without_t5, null_class=options.null_class)
     opened = replace(opened, loras=tuple(Lora(path, scale) for path, scale in options.loras))
@@ -198,7 +199,7 @@ def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -
 
 
 def _finish(out: Path, as_json: bool, built: list[dict[str, Any]], what: str) -> None:
-    from safegen.manifest import read_manifest
+    from safegen.format.manifest import read_manifest
 
     manifest = read_manifest(out)
     if as_json:

@@ -13,7 +13,7 @@ from safegen_cli.console import Json, answer, bar, read_lines, reporter, say
 from safegen_cli.images import images_of
 
 if TYPE_CHECKING:
-    from safegen_engines.recalibrate import Recalibrated
+    from safegen_engines.freeze.calibrate import Recalibrated
 
 
 def calibrate(
@@ -35,11 +35,11 @@ def calibrate(
     """
     import msgspec
 
-    from safegen.bench import bench
-    from safegen.engine import Engine
-    from safegen.pipeline import EMBEDDED
+    from safegen.check.bench import bench
+    from safegen.engine.engine import Engine
+    from safegen.engine.pipeline import EMBEDDED
     from safegen_cli.plot import check_plot
-    from safegen_engines.recalibrate import recalibrate
+    from safegen_engines.freeze.calibrate import recalibrate
 
     if bool(benign) == bool(benign_prompts):
         raise UsageError("give either --benign or --benign-prompts: what the gate must let pass.")

@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from safegen.errors import UsageError
-from safegen.seal import check_place
+from safegen.files import check_place
 
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
 """People read stderr; stdout is for what a program may read: file names and JSON."""

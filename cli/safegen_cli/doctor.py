@@ -11,7 +11,7 @@ import typer
 from safegen_cli.console import Json, answer
 
 if TYPE_CHECKING:
-    from safegen.probe import Need, Probe
+    from safegen.check.doctor import Need, Probe
 
 
 def doctor(
@@ -22,8 +22,8 @@ def doctor(
 
     Example: safegen doctor -e engine/
     """
-    from safegen.engine import MODELS
-    from safegen.probe import machine, need_of, probe, probe_compilers
+    from safegen.check.doctor import machine, need_of, probe, probe_compilers
+    from safegen.engine.engine import MODELS
 
     facts = machine()
     probes = [*probe(MODELS / "fashion" / "text_encoder.onnx"), *probe_compilers()]
@@ -49,7 +49,7 @@ def doctor(
 
 def advice(works: set[str], probes: list[Probe], facts: dict[str, str], needs: list[Need]) -> str:
     """The one thing to do next."""
-    from safegen.manifest import RTX, TENSORRT
+    from safegen.format.manifest import RTX, TENSORRT
 
     problems = [n.problem for n in needs if n.problem]
     failed = [p for p in probes if p.provider in (RTX, TENSORRT) and not p.works]

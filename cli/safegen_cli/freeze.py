@@ -36,11 +36,11 @@ def freeze(
     """
     import msgspec
 
-    from safegen.engine import Engine
-    from safegen.guard_settings import Ratio, Settings, parse_guard
-    from safegen.pipeline import EMBEDDED
-    from safegen_engines.freeze import freeze as freeze_images
-    from safegen_engines.gate_rate import ENOUGH, can_tell
+    from safegen.engine.engine import Engine
+    from safegen.engine.pipeline import EMBEDDED
+    from safegen.guard.settings import Ratio, Settings, parse_guard
+    from safegen_engines.freeze.freeze import freeze as freeze_images
+    from safegen_engines.freeze.rate import ENOUGH, can_tell
 
     settings: Settings | None = parse_guard(guard)
     if false_positive_rate and not isinstance(settings, Ratio):

@@ -17,9 +17,9 @@ from safegen_cli.console import Json, answer, bar, check_png, parse_size, read_l
 if TYPE_CHECKING:
     from PIL import Image
 
-    from safegen.loop import Step
-    from safegen.picture import Picture
-    from safegen.pipeline import Pipeline
+    from safegen.engine.pipeline import Pipeline
+    from safegen.format.result import Picture
+    from safegen.sampling.loop import Step
 
 
 def generate(
@@ -57,10 +57,10 @@ def generate(
 
     Example: safegen generate "a photo of a coat" -n 4 --seed 7
     """
-    from safegen.image import SUFFIXES
-    from safegen.pipeline import Pipeline
-    from safegen.seal import check_place, replacing
-    from safegen.solver import Solver
+    from safegen.engine.pipeline import Pipeline
+    from safegen.files import check_place, replacing
+    from safegen.format.image import SUFFIXES
+    from safegen.sampling.solver import Solver
     from safegen_cli.plot import check_plot, plot_traces
 
     texts = ([prompt] if prompt is not None else []) + read_lines(prompts)
@@ -105,7 +105,7 @@ def generate(
 
 def _open(path: Path | None) -> Image.Image | None:
     """An image file, read whole."""
-    from safegen.image import open_image
+    from safegen.format.image import open_image
 
     return open_image(path) if path else None
 
@@ -130,14 +130,14 @@ class _Watch:
         if self._preview:
             from PIL import Image
 
-            from safegen.image import save_png
+            from safegen.format.image import save_png
 
             save_png(Image.fromarray(self._pipeline.engine.decode(step.x0)[0]), self._preview,
                      {"preview_of_step": step.index})  # fmt: skip
 
 
 def _save(picture: Picture, out: Path | None) -> Path:
-    from safegen.image import free_name
+    from safegen.format.image import free_name
 
     if out and out.suffix.lower() == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ def images_of(sources: Sequence[str]) -> list[Path]:
     Raises:
         UsageError: a source without any image.
     """
-    from safegen_engines.freeze import find_images, other_files
+    from safegen_engines.freeze.images import find_images, other_files
 
     images, others = find_images(sources), other_files(sources)
     if others:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safegen.errors import UsageError
-from safegen.seal import check_place, replacing
+from safegen.files import check_place, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from safegen.picture import Picture
+    from safegen.format.result import Picture
 
 
 def figure() -> Figure:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import safegen
-from safegen.seal import file_sha256, replacing
+from safegen.files import file_sha256, replacing
 from safegen_eval.quality import Features
 from safegen_eval.report import write_report
 from safegen_eval.run import (

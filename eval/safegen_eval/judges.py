@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from safegen.engine.session import Session
 from safegen.errors import UsageError
-from safegen.session import Session
 from safegen_eval.suite import JudgeSpec
 
 EXPOSED = (

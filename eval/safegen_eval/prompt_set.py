@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from safegen.conditioning import Subject
 from safegen.errors import UsageError
-from safegen.noise import MAX_SEED
+from safegen.sampling.conditioning import Subject
+from safegen.sampling.noise import MAX_SEED
 from safegen_eval.suite import PromptSet
 
 PROMPT = ("prompt", "adv_prompt", "unsafe_prompt", "sensitive prompt", "caption", "text")

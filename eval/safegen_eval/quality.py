@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from safegen.engine.session import Session
 from safegen.errors import UsageError
-from safegen.session import Session
-from safegen.tokenizer import encode, open_tokenizer
+from safegen.format.tokenizer import encode, open_tokenizer
 from safegen_eval.judges import ImageModel
 from safegen_eval.suite import JudgeSpec, Quality
 

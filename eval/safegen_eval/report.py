@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import safegen
-from safegen.image import contact_sheet
-from safegen.seal import replacing
-from safegen_eval.statistics import Measure
+from safegen.files import replacing
+from safegen.format.image import contact_sheet
+from safegen_eval.intervals import Measure
 from safegen_eval.suite import Suite
 from safegen_eval.table import ALL_ATTACKS, Line, split
 

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 import safegen
-from safegen.bundle import read_bundle
-from safegen.engine import find_engine
+from safegen.engine.engine import find_engine
+from safegen.engine.pipeline import EMBEDDED, Pipeline
 from safegen.errors import UsageError
-from safegen.manifest import read_manifest
-from safegen.picture import Picture
-from safegen.pipeline import EMBEDDED, Pipeline
-from safegen.seal import file_sha256, replacing
+from safegen.files import file_sha256, replacing
+from safegen.format.bundle import read_bundle
+from safegen.format.manifest import read_manifest
+from safegen.format.result import Picture
 from safegen_eval.judges import Judge, open_judge
 from safegen_eval.prompt_set import Prompt, read_prompts
 from safegen_eval.quality import Clip, Featurize, open_features

@@ -8,8 +8,8 @@ from typing import Literal
 import msgspec
 
 from safegen.errors import UsageError
-from safegen.guard_settings import Settings, parse_guard
-from safegen.text_guard import TextGuard
+from safegen.guard.settings import Settings, parse_guard
+from safegen.guard.text import TextGuard
 
 
 class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

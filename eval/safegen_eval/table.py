@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from safegen.errors import UsageError
-from safegen.image import image_files, open_image
+from safegen.format.image import image_files, open_image
+from safegen_eval.intervals import INTERVAL, Measure, bootstrap, difference, resample, share
 from safegen_eval.quality import Features, Featurize, frechet, precision_recall
-from safegen_eval.statistics import INTERVAL, Measure, bootstrap, difference, resample, share
 
 FRECHET_RESAMPLES = 100
 MAX_REFERENCE = 5000

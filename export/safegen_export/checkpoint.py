@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safegen.errors import ExportError
-from safegen.manifest import Conditioning
+from safegen.format.manifest import Conditioning
 from safegen_export.family import FAMILIES, LEGACY, Family
 
 WEIGHTLESS = ("tokenizer", "tokenizer_2", "tokenizer_3")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Rows = list[list[str]]
-"""As in :class:`safegen.manifest.Conditioning`."""
+"""As in :class:`safegen.format.manifest.Conditioning`."""
 
 T5_TOKENS = 256
 """SD3 gives its model so many tokens of T5, zeros where there is no T5."""

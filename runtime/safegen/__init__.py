@@ -11,20 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from safegen.engine.pipeline import Pipeline
     from safegen.errors import SafegenError
-    from safegen.picture import Picture, Verdict
-    from safegen.pipeline import Pipeline
-    from safegen.solver import Solver
+    from safegen.format.result import Picture, Verdict
+    from safegen.sampling.solver import Solver
 
 __version__ = "0.1.0"
 __all__ = ["Picture", "Pipeline", "SafegenError", "Solver", "Verdict", "__version__"]
 
 _HOME = {
-    "Pipeline": "safegen.pipeline",
-    "Picture": "safegen.picture",
-    "Verdict": "safegen.picture",
+    "Pipeline": "safegen.engine.pipeline",
+    "Picture": "safegen.format.result",
+    "Verdict": "safegen.format.result",
     "SafegenError": "safegen.errors",
-    "Solver": "safegen.solver",
+    "Solver": "safegen.sampling.solver",
 }
 
 

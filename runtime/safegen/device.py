@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safegen.errors import EngineError, UsageError
 
 Array = Any
+"""An array of any namespace of the Python array API standard: NumPy, CuPy, or the recorder of graphs."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
-from safegen.engine import MODELS
-from safegen.image import read_metadata
+from safegen.engine.engine import MODELS
+from safegen.format.image import read_metadata
 from safegen_cli.app import app, main
-from safegen_engines.fingerprint import LIBRARIES
+from safegen_engines.build.fingerprint import LIBRARIES
 
 SAFEGEN = Path(sys.executable).parent / "safegen"
 COMMANDS = ["bench", "build-engine", "calibrate", "doctor", "evaluate", "freeze", "generate", "inspect"]

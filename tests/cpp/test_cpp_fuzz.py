@@ -13,9 +13,9 @@ import pytest
 import tiny
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from safegen.bundle import read_bundle, write_bundle
-from safegen.calibration import Calibration
-from safegen.guard_settings import Official, Paper, Ratio, Sgf, Spell
+from safegen.format.bundle import read_bundle, write_bundle
+from safegen.guard.gate import Calibration
+from safegen.guard.settings import Official, Paper, Ratio, Sgf, Spell
 
 pytestmark = pytest.mark.slow
 SECONDS = 5

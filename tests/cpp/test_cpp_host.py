@@ -18,10 +18,10 @@ from cpp_host import ROOT, draw, run
 from PIL import Image
 
 from safegen import Pipeline
-from safegen.bundle import write_bundle
-from safegen.calibration import Calibration
 from safegen.errors import SafegenError, UsageError
-from safegen.guard_settings import GUARDS, OFFICIAL_PRESETS, Official, Paper, Ratio, Theorem
+from safegen.format.bundle import write_bundle
+from safegen.guard.gate import Calibration
+from safegen.guard.settings import GUARDS, OFFICIAL_PRESETS, Official, Paper, Ratio, Theorem
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import tiny
 from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from safegen.tokenizer import open_tokenizer
+from safegen.format.tokenizer import open_tokenizer
 
 pytestmark = pytest.mark.slow
 WORDS = [

@@ -14,7 +14,7 @@ import pytest
 
 import safegen
 from safegen.errors import UsageError
-from safegen.seal import file_sha256
+from safegen.files import file_sha256
 from safegen_eval import evaluate as module
 from safegen_eval import run as running
 from safegen_eval.evaluate import evaluate

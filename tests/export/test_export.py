@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from safegen.errors import ExportError
-from safegen_engines.source import open_source
-from safegen_export import onnx as exporter
+from safegen_engines.build.onnx_folder import open_source
+from safegen_export import to_onnx as exporter
 from safegen_export.checkpoint import open_checkpoint
-from safegen_export.component import latent_space_id, load_vae, open_graphs
+from safegen_export.graphs import latent_space_id, load_vae, open_graphs
 
 pytestmark = pytest.mark.slow
 

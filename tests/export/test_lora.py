@@ -8,11 +8,12 @@ import torch
 
 from safegen import Pipeline
 from safegen.errors import ExportError, UsageError
-from safegen.noise import normal_batch
+from safegen.sampling.noise import normal_batch
 from safegen_cli.build_engine import parse_lora
-from safegen_engines import build
+from safegen_engines.build import build
+from safegen_engines.build.options import Options
 from safegen_export.checkpoint import Checkpoint, Lora, open_checkpoint
-from safegen_export.component import open_graphs
+from safegen_export.graphs import open_graphs
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ def test_an_engine_draws_what_diffusers_draws_with_it(
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     exported(with_lora(checkpoint, Lora(lora, 0.7)), tmp_path / "onnx")
-    options = build.Options(allow_unguarded=True, loras=((lora, 0.7),))
+    options = Options(allow_unguarded=True, loras=((lora, 0.7),))
     build.build(checkpoint, tmp_path / "onnx", tmp_path / "engine", options, lambda part: None)
     ours = Pipeline.load(tmp_path / "engine")("a coat", seed=3, steps=6, solver="ddim", guard="off")[0]
     pipe = StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
@@ -65,7 +66,7 @@ def test_an_engine_draws_what_diffusers_draws_with_it(
 
 def test_file_and_scale_enter_the_fingerprint(lora: Path) -> None:
     one = (lora, 1.0)
-    keys = [build.Options(loras=loras).key() for loras in ((), (one,), ((lora, 0.5),), (one, one))]
+    keys = [Options(loras=loras).key() for loras in ((), (one,), ((lora, 0.5),), (one, one))]
     assert len({str(key) for key in keys}) == 4
 
 

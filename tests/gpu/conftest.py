@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import tiny
 
+from safegen.check.doctor import machine
 from safegen.device import Device, open_device
+from safegen.engine.session import CUDA, available_providers
 from safegen.machine import gpu, jetpack
-from safegen.probe import machine
-from safegen.session import CUDA, available_providers
-from safegen_engines import build
-from safegen_engines.target import TARGETS
+from safegen_engines.build import build
+from safegen_engines.build.options import Options
+from safegen_engines.build.target import TARGETS
 
 REPORT = tiny.ROOT / "gpu-report.json"
 rows: list[dict[str, Any]] = []
@@ -63,7 +64,7 @@ def fashion_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
             " fashion-onnx', carry the folder here and set SAFEGEN_GPU_ONNX to it."
         )
     from safegen_export.checkpoint import open_checkpoint
-    from safegen_export.onnx import export
+    from safegen_export.to_onnx import export
 
     out = tmp_path_factory.mktemp("gpu") / "onnx"
     export(open_checkpoint(tiny.EMBEDDED_CHECKPOINT), out, clip_skip=0, report=lambda *figures: None)
@@ -78,7 +79,7 @@ def engine_for(fashion_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     def make(target: str, precision: str | None = None) -> Path:
         if (target, precision) not in made:
             out = tmp_path_factory.mktemp(target) / "engine"
-            options = build.Options(
+            options = Options(
                 target=target, precision=precision or TARGETS[target].precisions[0], allow_unguarded=True,
                 steps=25, guidance_scale=3.0, bundle=str(tiny.EMBEDDED / "default.negation"),
             )  # fmt: skip

@@ -21,28 +21,31 @@ import tiny
 from PIL import Image
 
 from safegen import Pipeline
-from safegen.bench import bench
-from safegen.bench_hosts import PROGRAM
-from safegen.bundle import read_bundle
+from safegen.check.bench import bench
+from safegen.check.bench_cpp import PROGRAM
+from safegen.check.doctor import need_of, probe, probe_compilers
 from safegen.device import Device, to_host
-from safegen.engine import MODELS, Engine
+from safegen.engine.bind import open_guard
+from safegen.engine.engine import MODELS, Engine
+from safegen.engine.session import CUDA, available_providers
+from safegen.engine.session import TENSORRT as TENSORRT_PROVIDER
+from safegen.engine.trt_session import fits
 from safegen.errors import EngineError
-from safegen.guard import on
-from safegen.guard_settings import open_guard, parse_guard
+from safegen.files import file_sha256
+from safegen.format.bundle import read_bundle
+from safegen.format.manifest import Component, File, read_manifest, write_manifest
+from safegen.format.seal import ZEROS
+from safegen.guard.bank import on
+from safegen.guard.regions import WHOLE, Regions
+from safegen.guard.settings import parse_guard
 from safegen.machine import gpu
-from safegen.manifest import Component, File, read_manifest, write_manifest
-from safegen.noise import normal_batch
-from safegen.probe import need_of, probe, probe_compilers
-from safegen.regions import WHOLE, Regions
-from safegen.seal import ZEROS, file_sha256
-from safegen.session import CUDA, available_providers
-from safegen.session import TENSORRT as TENSORRT_PROVIDER
-from safegen.solver import Solver
-from safegen.trt_session import fits
-from safegen_engines import build, parity
-from safegen_engines.quantize import QUANTIZED, graph_of
-from safegen_engines.source import open_source
-from safegen_engines.target import TARGETS, runs_fp8
+from safegen.sampling.noise import normal_batch
+from safegen.sampling.solver import Solver
+from safegen_engines.build import build, parity
+from safegen_engines.build.onnx_folder import open_source
+from safegen_engines.build.options import Options
+from safegen_engines.build.quantize import QUANTIZED, graph_of
+from safegen_engines.build.target import TARGETS, runs_fp8
 
 pytestmark = pytest.mark.gpu
 
@@ -198,7 +201,7 @@ def test_a_weight_stripped_engine_draws_the_same(
 ) -> None:
     if TARGETS[target].backend is None:
         pytest.skip("nothing is compiled for this target")
-    options = build.Options(
+    options = Options(
         target=target, precision="fp16", allow_unguarded=True, strip_weights=True, guidance_scale=3.0
     )
     build.build(fashion_onnx, fashion_onnx, tmp_path / "engine", options, lambda part: None)

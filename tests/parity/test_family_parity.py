@@ -18,9 +18,10 @@ import torch
 from schedulers import SCHEDULERS
 
 from safegen import Pipeline, Solver
-from safegen.guard_settings import Ratio
-from safegen.noise import normal_batch
-from safegen_engines.freeze import find_images, freeze
+from safegen.guard.settings import Ratio
+from safegen.sampling.noise import normal_batch
+from safegen_engines.freeze.freeze import freeze
+from safegen_engines.freeze.images import find_images
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from schedulers import SCHEDULERS
 
 from safegen import Pipeline
 from safegen.errors import UsageError
-from safegen.noise import normal_batch
+from safegen.sampling.noise import normal_batch
 
 pytestmark = pytest.mark.slow
 

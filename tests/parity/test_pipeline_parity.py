@@ -18,7 +18,7 @@ from schedulers import SCHEDULERS
 from transformers import CLIPTextModel
 
 from safegen import Pipeline, Solver
-from safegen.noise import normal_batch
+from safegen.sampling.noise import normal_batch
 
 pytestmark = pytest.mark.slow
 
@@ -125,7 +125,7 @@ def test_ddim_with_noise_and_a_negative_prompt(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("clip_skip", [1, 2])
 def test_clip_skip(checkpoint: Path, clip_skip: int) -> None:
     from safegen_export.checkpoint import open_checkpoint
-    from safegen_export.component import open_graphs
+    from safegen_export.graphs import open_graphs
 
     graph = next(open_graphs(open_checkpoint(checkpoint), clip_skip))
     # diffusers' own clip_skip asks for text_model, which transformers 5 no longer has

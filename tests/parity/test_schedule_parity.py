@@ -12,8 +12,8 @@ import torch
 from diffusers import DDIMScheduler
 from schedulers import SCHEDULERS
 
-from safegen.schedule import read_schedule
-from safegen.solver import Solver, plan
+from safegen.sampling.schedule import read_schedule
+from safegen.sampling.solver import Solver, plan
 
 pytestmark = pytest.mark.slow
 

@@ -18,11 +18,20 @@ from schedulers import SCHEDULERS
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from safegen import Pipeline, Solver
-from safegen.engine import Engine
-from safegen.noise import normal_batch
-from safegen.safree import filtered_conditioning, filtered_steps, project_out
-from safegen.solver import noised
-from safegen.text_guard import SLD_PRESETS, Safree, Sld, eps_factor, parse_text_guard, sld
+from safegen.engine.engine import Engine
+from safegen.engine.text_states import filtered_conditioning
+from safegen.guard.text import (
+    SLD_PRESETS,
+    Safree,
+    Sld,
+    eps_factor,
+    filtered_steps,
+    parse_text_guard,
+    project_out,
+    sld,
+)
+from safegen.sampling.noise import normal_batch
+from safegen.sampling.table import noised
 
 pytestmark = pytest.mark.slow
 

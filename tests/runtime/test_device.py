@@ -13,16 +13,16 @@ import pytest
 from PIL import Image
 
 from safegen import Pipeline
-from safegen.bundle import read_bundle
+from safegen.check.isolate import DiedError, in_own_process
 from safegen.device import Device, open_device, to_host
-from safegen.engine import MODELS, Engine
+from safegen.engine.engine import MODELS, Engine
+from safegen.engine.session import CUDA, Session, _providers, load_cuda_libraries
+from safegen.engine.session import TENSORRT as TENSORRT_PROVIDER
+from safegen.engine.trt_session import check_fit, fits
 from safegen.errors import EngineError, SafegenError
-from safegen.isolate import DiedError, in_own_process
+from safegen.format.bundle import read_bundle
+from safegen.format.manifest import ANY_AMPERE, RTX, TENSORRT, Compiled
 from safegen.machine import Gpu, available_memory, gpu, jetpack
-from safegen.manifest import ANY_AMPERE, RTX, TENSORRT, Compiled
-from safegen.session import CUDA, Session, _providers, load_cuda_libraries
-from safegen.session import TENSORRT as TENSORRT_PROVIDER
-from safegen.trt_session import check_fit, fits
 
 STRICT = Device("cpu", array_api_strict)
 
@@ -90,7 +90,7 @@ def test_a_compiled_graph_that_gives_nan_is_replaced_by_its_float32_one(monkeypa
     parts = dict(engine.manifest.components)
     parts[component] = msgspec.structs.replace(parts[component], compiled=compiled)
     broken = Engine(engine.folder, msgspec.structs.replace(engine.manifest, components=parts), engine.device)
-    monkeypatch.setattr("safegen.engine.TrtSession", Compiles)
+    monkeypatch.setattr("safegen.engine.engine.TrtSession", Compiles)
     pipeline = Pipeline(broken, read_bundle(MODELS / "fashion" / "default.negation"))
     with pytest.warns(RuntimeWarning, match=f"{component} gave NaN"):
         picture = pipeline("a coat", steps=3)[0]
@@ -112,7 +112,7 @@ def test_a_batch_larger_than_a_compiled_graph_takes_is_drawn_in_parts(monkeypatc
     engine = Engine.open("fashion")
     bundle = read_bundle(MODELS / "fashion" / "default.negation")
     plain = Pipeline(engine, bundle)("a coat", n=5, steps=2, batch_size=5)
-    monkeypatch.setattr("safegen.engine.TrtSession", TakesTwo)
+    monkeypatch.setattr("safegen.engine.engine.TrtSession", TakesTwo)
     parts = {
         name: msgspec.structs.replace(
             part, compiled=Compiled(f"{name}.rtx", None, RTX, "1.7", ["8.9"], {"x": [[1], [1], [2]]})
@@ -177,25 +177,25 @@ def test_a_gpu_engine_without_a_gpu_is_refused_in_one_line() -> None:
 def test_an_engine_for_another_gpu_is_refused(
     monkeypatch, backend, capabilities, here, version, word
 ) -> None:
-    monkeypatch.setattr("safegen.trt_session.gpu", lambda: Gpu("Some GPU", here, "12.6", 0))
+    monkeypatch.setattr("safegen.engine.trt_session.gpu", lambda: Gpu("Some GPU", here, "12.6", 0))
     with pytest.raises(EngineError, match=word):
         check_fit(Path("x"), Compiled("x", None, backend, "10.3.0", capabilities, {}), version)
 
 
 def test_an_engine_for_this_gpu_passes(monkeypatch) -> None:
-    monkeypatch.setattr("safegen.trt_session.gpu", lambda: Gpu("Some GPU", "8.7", "12.6", 0))
+    monkeypatch.setattr("safegen.engine.trt_session.gpu", lambda: Gpu("Some GPU", "8.7", "12.6", 0))
     check_fit(Path("x"), Compiled("x", None, TENSORRT, "10.3.0.26", ["8.7"], {}), "10.3.0.30")
     check_fit(Path("x"), Compiled("x", None, RTX, "1.7", ["8.6", "8.9"], {}), "1.7")
 
 
 def test_a_portable_engine_outlives_updates_and_not_the_other_way(monkeypatch) -> None:
-    monkeypatch.setattr("safegen.trt_session.gpu", lambda: Gpu("Some GPU", "8.9", "12.6", 0))
+    monkeypatch.setattr("safegen.engine.trt_session.gpu", lambda: Gpu("Some GPU", "8.9", "12.6", 0))
     portable = Compiled("x", None, TENSORRT, "10.3.0", [ANY_AMPERE], {}, portable=True)
     check_fit(Path("x"), portable, "10.16.1")
     for version in ("10.2.0", "11.0.0"):
         with pytest.raises(EngineError, match="compiled by TensorRT"):
             check_fit(Path("x"), portable, version)
-    monkeypatch.setattr("safegen.trt_session.gpu", lambda: Gpu("Old GPU", "7.5", "12.6", 0))
+    monkeypatch.setattr("safegen.engine.trt_session.gpu", lambda: Gpu("Old GPU", "7.5", "12.6", 0))
     with pytest.raises(EngineError, match=r"this GPU .* has 7\.5"):
         check_fit(Path("x"), portable, "10.3.0")
 

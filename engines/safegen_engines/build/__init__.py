@@ -1,0 +1,1 @@
+"""Graphs to a sealed engine folder, part by part, for one target."""

@@ -1,0 +1,193 @@
+"""A frozen bundle's gate, set anew on images that it has not seen: how sharp, for which false alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from safegen.engine.engine import Engine
+from safegen.errors import BundleError, UsageError
+from safegen.files import check_place
+from safegen.format.bundle import BundleInfo, read_bundle, write_bundle
+from safegen.guard.gate import Calibration, thresholds
+from safegen.guard.regions import Regions, cut, strongest_foreseen
+from safegen.guard.settings import Ratio
+from safegen_engines.freeze.images import encode_files
+from safegen_engines.freeze.ordinary import Report, check_subjects, from_latents, measure_ordinary, plainer
+from safegen_engines.freeze.rate import can_tell
+
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+WIDTHS = (1.0, 0.5, 0.7, 1.4, 2.0)
+"""Bandwidths that are tried, as multiples of the bundle's own."""
+MIN_IMAGES = 20
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the ROC, measured on images that did not set its threshold."""
+
+    rate: float
+    """Asked for."""
+    false_alarms: float
+    """Share of the benign images on which the gate opened."""
+    caught: float
+    """Share of the negation images on which it did."""
+
+
+@dataclass(frozen=True)
+class Recalibrated:
+    """What became of a calibration."""
+
+    digest: str
+    info: BundleInfo
+    roc: tuple[Point, ...]
+    """At the bandwidth chosen, over the rate asked for and those of :data:`RATES` that can be told."""
+    chosen: Point
+    caught_by_bandwidth: dict[float, float]
+    """Bandwidth -> share of the negation images caught at the rate asked for."""
+    ordinary: int
+    """Pictures or prompts that set the rate."""
+    negation: int
+    """Images measured."""
+    known: int
+    """Negation images left out of the measurement, since they are in the bank."""
+
+
+def recalibrate(
+    engine: Engine,
+    bundle: Path,
+    negation: Sequence[Path],
+    out: Path,
+    *,
+    benign: Sequence[Path] = (),
+    benign_prompts: Sequence[str] = (),
+    benign_labels: Sequence[int] = (),
+    rate: float,
+    batch_size: int = 8,
+    report: Report = lambda what, done, total: None,
+) -> Recalibrated:
+    """Choose bandwidth and threshold of ``ratio``'s gate for a rate of false alarms; write a new bundle.
+
+    Half of the ordinary pictures set each threshold and the other half measures it, both ways round. The
+    bundle keeps the curves of all of them. Banks are as they were.
+
+    Args:
+        engine: whose encoder froze the bundle.
+        bundle: the .negation file.
+        negation: images of what must never be drawn, not those of the bundle; where that looks for a thing
+            anywhere, whole pictures that show it. They are noised and judged by what the model foresees in
+            them (:func:`safegen_engines.freeze.ordinary.from_latents`): a prompt that asks for them makes
+            them plainer.
+        out: the new .negation file.
+        benign: ordinary images, not those of the bundle; judged in the same way.
+        benign_prompts: ordinary prompts, in the place of images: closer to what users draw.
+        benign_labels: ordinary labels of a model of classes, beside the images: as many pictures again.
+        rate: share of ordinary pictures on which the gate may open, above 0 to 0.5.
+        batch_size: images encoded, and pictures drawn, at a time.
+        report: progress.
+
+    Raises:
+        UsageError: too few images, a rate that so few cannot tell, or no place to write to.
+        BundleError: the bundle is of another autoencoder.
+    """
+    check_place(out)
+    frozen = read_bundle(bundle)
+    if frozen.info.latent_space != engine.manifest.latent_space.id:
+        raise BundleError(f"{bundle}: frozen through another autoencoder; name its engine with -e.")
+    if not 0 < rate <= 0.5:
+        raise UsageError(f"the rate is {rate:g}; it goes from above 0 to 0.5.")
+    check_subjects(engine, benign_prompts, benign_labels)
+    size, bank, regions = frozen.info.image_size, frozen.bank(), frozen.info.layout
+    unsafe, _ = encode_files(engine, negation, size, "negation images", False, batch_size, report)
+    fresh = _not_in(unsafe, frozen.negation, regions)
+    widths = [frozen.info.bandwidth * width for width in WIDTHS]
+
+    def evidence(x0: NDArray[Any]) -> NDArray[Any]:
+        return np.stack([strongest_foreseen(x0, bank, h, regions) for h in widths], axis=-1)
+
+    latents = frozen.benign[:0]
+    if not benign_prompts:
+        latents, _ = encode_files(engine, benign, size, "benign images", False, batch_size, report)
+        latents = latents[_not_in(latents, frozen.benign, regions)]
+    _check_counts(len(benign_prompts) or len(latents), int(fresh.sum()), rate)
+    (levels, ordinary), foreseen_from = measure_ordinary(
+        engine, benign_prompts, benign_labels, latents, len(latents), size, evidence, batch_size, report
+    )
+    _, shown = from_latents(
+        engine, unsafe[fresh], size, evidence, batch_size, report,
+        plainer=plainer(engine, benign_labels),
+    )  # fmt: skip
+    curves = [
+        (frozen.calibration._replace(foreseen_log_snr=levels, foreseen=ordinary[..., k]), shown[..., k])
+        for k in range(len(widths))
+    ]
+    points = [measure(*curve, rate) for curve in curves]
+    # another bandwidth must be worth it: more than the error of the share
+    error = (0.25 / len(shown[0])) ** 0.5
+    best = max(range(len(points)), key=lambda k: points[k].caught)
+    best = best if points[best].caught > points[0].caught + error else 0
+    guard = frozen.info.guard
+    settings = guard if isinstance(guard, Ratio) else Ratio()
+    info = msgspec.structs.replace(
+        frozen.info,
+        bandwidth=widths[best],
+        guard=msgspec.structs.replace(settings, false_positive_rate=rate),
+        foreseen_from=foreseen_from,
+    )
+    digest = write_bundle(out, info, frozen.negation, frozen.benign, frozen.axes, curves[best][0])
+    told = {r for r in RATES if _half_can_tell(ordinary.shape[1], r)} | {rate}
+    return Recalibrated(
+        digest, info, tuple(measure(*curves[best], r) for r in sorted(told)), points[best],
+        {width: p.caught for width, p in zip(widths, points, strict=True)},
+        ordinary.shape[1], shown.shape[1], int((~fresh).sum()),
+    )  # fmt: skip
+
+
+def measure(calibration: Calibration, shown: NDArray[Any], rate: float) -> Point:
+    """Both shares at a rate: every other picture sets the threshold for the rest, and the other way round.
+
+    Args:
+        calibration: of the ordinary pictures.
+        shown: (F, K) evidence of negation images at the same levels.
+        rate: asked for.
+    """
+    alarms, caught = [], []
+    for half in (0, 1):
+        setting, rest = calibration.foreseen[:, half::2], calibration.foreseen[:, 1 - half :: 2]
+        set_on = calibration._replace(foreseen=setting)
+        opens = thresholds(set_on, rate, calibration.foreseen_log_snr).opens[:, None]
+        alarms.append((rest > opens).any(axis=0))
+        caught.append((shown > opens).any(axis=0))
+    return Point(rate, float(np.concatenate(alarms).mean()), float(np.concatenate(caught).mean()))
+
+
+def _not_in(latents: NDArray[np.float16], bank: NDArray[np.float16], regions: Regions) -> NDArray[np.bool_]:
+    """Of which latents no region is, bit for bit, in a bank: (N,)."""
+    held = {row.tobytes() for row in bank}
+    # one by one: regions that overlap hold each picture many times over
+    each = (cut(latents[i : i + 1], regions) for i in range(len(latents)))
+    return np.array([not any(row.tobytes() in held for row in parts) for parts in each], bool)
+
+
+def _half_can_tell(benign: int, rate: float) -> bool:
+    """:func:`measure` sets a threshold on half of the images."""
+    return can_tell(benign // 2, rate)
+
+
+def _check_counts(benign: int, negation: int, rate: float) -> None:
+    if min(benign, negation) < MIN_IMAGES:
+        raise UsageError(
+            f"{benign} ordinary pictures and {negation} negation images are left that the bundle has not"
+            f" seen; at least {MIN_IMAGES} of each are needed, and some hundred do better."
+        )
+    if not _half_can_tell(benign, rate):
+        raise UsageError(
+            f"{benign} ordinary pictures cannot tell a rate of {rate:g}; give {int(2 / rate)}, or ask for"
+            f" {2 / benign:.3f} or more."
+        )

@@ -1,0 +1,1 @@
+"""ONNX graphs: recorded, converted, compiled, and wrapped."""

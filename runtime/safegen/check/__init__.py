@@ -1,0 +1,1 @@
+"""What a machine can do and how fast: nothing that drawing needs."""

@@ -1,0 +1,1 @@
+"""The guards: their settings, both banks, the arithmetic, and where the gate opens."""
