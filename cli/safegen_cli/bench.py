@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, bar
+
+if TYPE_CHECKING:
+    from safegen.check.bench import Bench
 
 
 def bench(
@@ -42,9 +45,14 @@ def bench(
     with bar("batches") as progress:
         task = progress.add_task("drawing", total=runs + 1, note="")
         result = measure(
-            engine, bundle, steps=steps, batch=batch_size, runs=runs, cuda_graphs=cuda_graphs,
+            engine,
+            bundle,
+            steps=steps,
+            batch=batch_size,
+            runs=runs,
+            cuda_graphs=cuda_graphs,
             progress=lambda done: progress.update(task, completed=done),
-        )  # fmt: skip
+        )
     found: dict[str, Any] = asdict(result)
     if against:
         from safegen_export.time_diffusers import seconds_a_batch
@@ -56,20 +64,29 @@ def bench(
         found["times_diffusers"] = result.images_per_second * seconds / result.batch
     if as_json:
         answer(found)
-        return
+    else:
+        _show(result, found)
+
+
+def _show(result: Bench, found: dict[str, Any]) -> None:
+    """One line a figure."""
     for name, ms in result.components_ms.items():
         print(f"{name:22} {ms:10.2f} ms")
     print(f"{'a step':22} {result.step_ms:10.2f} ms")
     print(f"{'the guard in a step':22} {result.guard_ms:10.2f} ms  {result.guard_share:.1%}")
     print(f"{'opening':22} {result.open_seconds:10.2f} s")
-    print(f"{'pictures':22} {result.images_per_second:10.3f} a second, {result.size[0]}x{result.size[1]},"
-          f" {result.steps} steps, {result.batch} at a time, on {result.device}")  # fmt: skip
+    print(
+        f"{'pictures':22} {result.images_per_second:10.3f} a second, {result.size[0]}x{result.size[1]},"
+        f" {result.steps} steps, {result.batch} at a time, on {result.device}"
+    )
     print(f"{'peak memory':22} {result.peak_memory_mib:10.0f} MiB")
     if result.gpu_memory_mib is not None:
         print(f"{'on the GPU':22} {result.gpu_memory_mib:10.0f} MiB")
-    if against:
-        print(f"{'diffusers':22} {found['diffusers_images_per_second']:10.3f} a second;"
-              f" this is {found['times_diffusers']:.2f} times as fast")  # fmt: skip
+    if "times_diffusers" in found:
+        print(
+            f"{'diffusers':22} {found['diffusers_images_per_second']:10.3f} a second;"
+            f" this is {found['times_diffusers']:.2f} times as fast"
+        )
 
 
 def _hosts(
@@ -98,8 +115,11 @@ def _hosts(
         answer({host: asdict(of) for host, of in times.items()})
         return
     print(f"{'':26} {'python':>10} {'cpp':>10}")
-    rows = {"process start to picture": ("first_picture_seconds", "s"), "a step": ("step_ms", "ms"),
-            "peak memory": ("peak_memory_mib", "MiB")}  # fmt: skip
+    rows = {
+        "process start to picture": ("first_picture_seconds", "s"),
+        "a step": ("step_ms", "ms"),
+        "peak memory": ("peak_memory_mib", "MiB"),
+    }
     for name, (field, unit) in rows.items():
         print(
             f"{name:26} {getattr(times['python'], field):10.2f} {getattr(times['cpp'], field):10.2f} {unit}"

@@ -13,6 +13,7 @@ from safegen.errors import ExportError, SafegenError, UsageError
 from safegen_cli.console import Json, answer, bar, mib, say
 
 if TYPE_CHECKING:
+    from safegen_engines.build.build import Built
     from safegen_engines.build.options import Options
 
 
@@ -40,18 +41,28 @@ def build_engine(
 
     Example: safegen build-engine stable-diffusion-v1-5/ --target rtx -o engine/
     """
-    from safegen_engines.build.build import Built, build
+    from safegen_engines.build.build import build
     from safegen_engines.build.onnx_folder import open_source
     from safegen_engines.build.options import Options, check_options, prepare, up_to_date
     from safegen_engines.build.target import find_target
 
     precision = precision or find_target(target).precisions[0]
     options = Options(
-        target=target, precision=precision, clip_skip=clip_skip, null_class=null_class, without_t5=without_t5, loras=tuple(parse_lora(text) for text in lora or ()),
-        portable=portable, strip_weights=strip_weights, allow_unguarded=allow_unguarded,
-        guards=_guards(guards), name=name, steps=steps, guidance_scale=guidance_scale,
+        target=target,
+        precision=precision,
+        clip_skip=clip_skip,
+        null_class=null_class,
+        without_t5=without_t5,
+        loras=tuple(parse_lora(text) for text in lora or ()),
+        portable=portable,
+        strip_weights=strip_weights,
+        allow_unguarded=allow_unguarded,
+        guards=_guards(guards),
+        name=name,
+        steps=steps,
+        guidance_scale=guidance_scale,
         bundle=str(bundle) if bundle else None,
-    )  # fmt: skip
+    )
     if not checkpoint.is_dir():
         raise ExportError(f"{checkpoint}: no such folder.")
     if onnx_only:
@@ -70,20 +81,32 @@ def build_engine(
 
         def report(part: Built) -> None:
             progress.update(task, advance=1, note=part.name)
-            check, compiled = part.component.parity, part.component.compiled
-            how = "optimized offline" if part.component.optimized_for else "plain graph"
-            how = f"compiled by {compiled.backend} {compiled.version}" if compiled else how
-            say(f"  built {part.name:13} {part.component.precision} {part.seconds:7.1f} s {mib(part.bytes):>11}  max abs error"
-                f" {check.max_abs:.1e}, relative {check.max_rel:.1e} against {check.reference}"
-                f" (at most {check.tolerance:.0e}), {how}")  # fmt: skip
-            built.append({"component": part.name, "seconds": part.seconds, "bytes": part.bytes,
-                          "max_abs": check.max_abs, "max_rel": check.max_rel})  # fmt: skip
+            built.append(_say_part(part))
 
         def within(what: str, share: float) -> None:
             progress.update(task, note=f"{what} {share:4.0%}")
 
         build(checkpoint, source, out, options, report, within)
     _finish(out, as_json, built, "is sealed")
+
+
+def _say_part(part: Built) -> dict[str, Any]:
+    """One line of a finished component; returns its figures for ``--json``."""
+    check, compiled = part.component.parity, part.component.compiled
+    how = "optimized offline" if part.component.optimized_for else "plain graph"
+    how = f"compiled by {compiled.backend} {compiled.version}" if compiled else how
+    say(
+        f"  built {part.name:13} {part.component.precision} {part.seconds:7.1f} s {mib(part.bytes):>11}  max abs error"
+        f" {check.max_abs:.1e}, relative {check.max_rel:.1e} against {check.reference}"
+        f" (at most {check.tolerance:.0e}), {how}"
+    )
+    return {
+        "component": part.name,
+        "seconds": part.seconds,
+        "bytes": part.bytes,
+        "max_abs": check.max_abs,
+        "max_rel": check.max_rel,
+    }
 
 
 def _guards(text: str | None) -> tuple[str, ...]:
@@ -102,8 +125,16 @@ def _precision(options: Options) -> str:
 
 def _refuse_later_options(options: Options) -> None:
     """An option that only building reads would be lost without a word with ``--onnx-only``."""
-    names = ("bundle", "guards", "allow_unguarded", "name", "steps", "guidance_scale", "portable",
-             "strip_weights")  # fmt: skip
+    names = (
+        "bundle",
+        "guards",
+        "allow_unguarded",
+        "name",
+        "steps",
+        "guidance_scale",
+        "portable",
+        "strip_weights",
+    )
     unset = type(options)()
     given = [name for name in names if getattr(options, name) != getattr(unset, name)]
     if given:
@@ -143,8 +174,12 @@ def _only_export(checkpoint: Path, out: Path, options: Options, as_json: bool) -
         if options.precision in QUANTIZED:
             source = open_source(folder)
             task = progress.add_task("quantizing", total=None, note="")
-            quantize(source, options.precision, graph_of(source, options.precision),
-                     lambda what, share: progress.update(task, note=what))  # fmt: skip
+            quantize(
+                source,
+                options.precision,
+                graph_of(source, options.precision),
+                lambda what, share: progress.update(task, note=what),
+            )
         shutil.rmtree(out, ignore_errors=True)
         folder.rename(out)
         shutil.rmtree(work)

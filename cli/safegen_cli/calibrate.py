@@ -48,18 +48,38 @@ def calibrate(
     never, ordinary = images_of(negation), images_of(benign or [])
     with bar("images") as progress:
         found = recalibrate(
-            Engine.open(engine or EMBEDDED), bundle, never, out,
-            benign=ordinary, benign_prompts=prompts, benign_labels=benign_label or [],
-            rate=rate, batch_size=batch_size, report=reporter(progress),
-        )  # fmt: skip
+            Engine.open(engine or EMBEDDED),
+            bundle,
+            never,
+            out,
+            benign=ordinary,
+            benign_prompts=prompts,
+            benign_labels=benign_label or [],
+            rate=rate,
+            batch_size=batch_size,
+            report=reporter(progress),
+        )
     cost = bench(engine, out, batch=1, runs=1)
     if plot:
         plot_roc(found, plot)
     if as_json:
-        answer({"file": str(out), **asdict(found), "info": msgspec.to_builtins(found.info),
-                "guard_ms": cost.guard_ms, "step_ms": cost.step_ms})  # fmt: skip
+        answer(
+            {
+                "file": str(out),
+                **asdict(found),
+                "info": msgspec.to_builtins(found.info),
+                "guard_ms": cost.guard_ms,
+                "step_ms": cost.step_ms,
+            }
+        )
         return
     print(out)
+    _say_gate(found, rate)
+    say(f"  cost here: {cost.guard_ms:.2f} ms of a step's {cost.step_ms:.2f} ms")
+
+
+def _say_gate(found: Recalibrated, rate: float) -> None:
+    """The ROC, and what each bandwidth catches."""
     say(
         f"  measured on {found.negation} negation and {found.ordinary} ordinary pictures; digest {found.digest[:12]}"
     )
@@ -71,7 +91,6 @@ def calibrate(
         say(f"  {point.rate:14.1%}   {point.false_alarms:22.2%}   {point.caught:30.1%}{mark}")
     tried = ", ".join(f"{h:.2f}: {caught:.1%}" for h, caught in found.caught_by_bandwidth.items())
     say(f"  bandwidth {found.info.bandwidth:.2f}; caught at this rate by each: {tried}")
-    say(f"  cost here: {cost.guard_ms:.2f} ms of a step's {cost.step_ms:.2f} ms")
 
 
 def plot_roc(found: Recalibrated, path: Path) -> None:
@@ -83,7 +102,12 @@ def plot_roc(found: Recalibrated, path: Path) -> None:
     axes.plot([p.false_alarms for p in found.roc], [p.caught for p in found.roc], marker="o")
     axes.plot([found.chosen.false_alarms], [found.chosen.caught], marker="o", markersize=12, fillstyle="none")
     for point in found.roc:
-        axes.annotate(f"{point.rate:.1%}", (point.false_alarms, point.caught), xytext=(5, -10),
-                      textcoords="offset points", fontsize=8)  # fmt: skip
+        axes.annotate(
+            f"{point.rate:.1%}",
+            (point.false_alarms, point.caught),
+            xytext=(5, -10),
+            textcoords="offset points",
+            fontsize=8,
+        )
     axes.set(xlabel="gate opens on ordinary pictures", ylabel="caught of the negation images", ylim=(0, 1.02))
     save(canvas, path)

@@ -43,10 +43,14 @@ def answer(content: Any) -> None:
 def bar(unit: str, *, remaining: bool = False) -> Iterator[Progress]:
     """A progress bar, drawn on a terminal and silent elsewhere; ``remaining`` shows the time left, too."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TimeElapsedColumn(), *([TimeRemainingColumn()] if remaining else []),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        *([TimeRemainingColumn()] if remaining else []),
         TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
+    )
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         yield progress
 

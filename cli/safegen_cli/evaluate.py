@@ -34,13 +34,24 @@ def evaluate(
     with bar("pictures", remaining=True) as progress:
         task = progress.add_task("drawing", total=None, note="")
         outcome = run(
-            suite, out, part=shard, ray=ray, workers=workers or 2,
+            suite,
+            out,
+            part=shard,
+            ray=ray,
+            workers=workers or 2,
             report=lambda done, total: progress.update(task, completed=done, total=total),
-        )  # fmt: skip
+        )
     complete = outcome.done == outcome.planned
     if as_json:
-        answer({"complete": complete, "done": outcome.done, "planned": outcome.planned,
-                "report": str(out / "report.html") if complete else None, "table": to_json(outcome.lines)})  # fmt: skip
+        answer(
+            {
+                "complete": complete,
+                "done": outcome.done,
+                "planned": outcome.planned,
+                "report": str(out / "report.html") if complete else None,
+                "table": to_json(outcome.lines),
+            }
+        )
         return
     if not complete:
         say(

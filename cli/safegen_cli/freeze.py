@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, bar, parse_size, read_lines, reporter, say
 from safegen_cli.images import images_of
+
+if TYPE_CHECKING:
+    from safegen.guard.settings import Settings
+    from safegen_engines.freeze.freeze import Frozen
 
 
 def freeze(
@@ -38,56 +42,105 @@ def freeze(
 
     from safegen.engine.engine import Engine
     from safegen.engine.pipeline import EMBEDDED
-    from safegen.guard.settings import Ratio, Settings, parse_guard
     from safegen_engines.freeze.freeze import freeze as freeze_images
-    from safegen_engines.freeze.rate import ENOUGH, can_tell
 
-    settings: Settings | None = parse_guard(guard)
-    if false_positive_rate and not isinstance(settings, Ratio):
-        raise UsageError(f"the rate of false alarms is of ratio's gate; the guard {guard} has none.")
+    settings = _settings(guard, false_positive_rate)
     if benign_count and benign and not benign_label:
         raise UsageError(
             "benign_count is how many the engine draws; with --benign it draws none. Leave it out."
         )
     count = benign_count or 600
-    if isinstance(settings, Ratio):
-        settings = Ratio(false_positive_rate=false_positive_rate) if false_positive_rate else None
     negation = images_of(images)
     ordinary = images_of(benign) if benign else None
     prompts = read_lines(benign_prompts)
     opened = Engine.open(engine or EMBEDDED)
     with bar("images") as progress:
         frozen = freeze_images(
-            opened, negation, out, name=name or out.stem, benign=ordinary,
-            benign_count=count, benign_prompts=prompts, benign_labels=benign_label or [],
-            size=parse_size(size), regions=regions, anywhere=anywhere, guard=settings, skip_bad=skip_bad, batch_size=batch_size, report=reporter(progress),
-        )  # fmt: skip
-    info = frozen.info
+            opened,
+            negation,
+            out,
+            name=name or out.stem,
+            benign=ordinary,
+            benign_count=count,
+            benign_prompts=prompts,
+            benign_labels=benign_label or [],
+            size=parse_size(size),
+            regions=regions,
+            anywhere=anywhere,
+            guard=settings,
+            skip_bad=skip_bad,
+            batch_size=batch_size,
+            report=reporter(progress),
+        )
     if as_json:
-        answer({"file": str(out), "digest": frozen.digest, "bad": list(frozen.bad),
-                "lookalikes_dropped": frozen.lookalikes, "held_out": frozen.held_out,
-                "gate": frozen.gate and frozen.gate._asdict(), "info": msgspec.to_builtins(info)})  # fmt: skip
+        answer(
+            {
+                "file": str(out),
+                "digest": frozen.digest,
+                "bad": list(frozen.bad),
+                "lookalikes_dropped": frozen.lookalikes,
+                "held_out": frozen.held_out,
+                "gate": frozen.gate and frozen.gate._asdict(),
+                "info": msgspec.to_builtins(frozen.info),
+            }
+        )
         return
     print(out)
-    say(f"  {info.negation_count} negation and {info.benign_count} benign images, {frozen.held_out} more"
-        f" benign ones kept out of the bank; digest {frozen.digest[:12]}")  # fmt: skip
-    if benign is None:
-        say(f"  no --benign given: the engine drew {count} pictures of no prompt;"
-            f" {frozen.lookalikes} looked like the negation set and were dropped")  # fmt: skip
-        if frozen.lookalikes > count / 4:
-            say("  warning: so many that ordinary pictures must be among them; the gate will open on more"
-                " than its share of what looks alike. Give --benign.")  # fmt: skip
+    _say_banks(frozen, drawn=count if benign is None else None)
+    _say_gate(frozen, "prompts" if prompts else "pictures")
+
+
+def _settings(guard: str, false_positive_rate: float | None) -> Settings | None:
+    """The bundle's guard; None is ``ratio`` at the rate that freeze finds it to need."""
+    from safegen.guard.settings import Ratio, parse_guard
+
+    settings = parse_guard(guard)
+    if isinstance(settings, Ratio):
+        return Ratio(false_positive_rate=false_positive_rate) if false_positive_rate else None
+    if false_positive_rate:
+        raise UsageError(f"the rate of false alarms is of ratio's gate; the guard {guard} has none.")
+    return settings
+
+
+def _say_banks(frozen: Frozen, drawn: int | None) -> None:
+    """What is in both banks; ``drawn``: how many benign pictures the engine drew, where it did."""
+    info = frozen.info
+    say(
+        f"  {info.negation_count} negation and {info.benign_count} benign images, {frozen.held_out} more"
+        f" benign ones kept out of the bank; digest {frozen.digest[:12]}"
+    )
+    if drawn is not None:
+        say(
+            f"  no --benign given: the engine drew {drawn} pictures of no prompt;"
+            f" {frozen.lookalikes} looked like the negation set and were dropped"
+        )
+        if frozen.lookalikes > drawn / 4:
+            say(
+                "  warning: so many that ordinary pictures must be among them; the gate will open on more"
+                " than its share of what looks alike. Give --benign."
+            )
     for line in frozen.bad:
         say(f"  skipped {line}")
+
+
+def _say_gate(frozen: Frozen, judged: str) -> None:
+    """How often the gate opens on what is ordinary, and on what is negated."""
+    from safegen_engines.freeze.rate import ENOUGH, can_tell
+
     if frozen.gate is None:
         return
     rate = frozen.gate.rate
-    say(f"  the gate may open on {100 * rate:g} % of ordinary pictures; as they are, {frozen.gate.caught:.0%} of the"
-        " negation images open it (a prompt that asks for them makes them plainer)")  # fmt: skip
+    say(
+        f"  the gate may open on {100 * rate:g} % of ordinary pictures; as they are, {frozen.gate.caught:.0%} of the"
+        " negation images open it (a prompt that asks for them makes them plainer)"
+    )
     if frozen.gate.caught < ENOUGH:
-        say("  warning: that is few. Unless no two of the images have much in common, what they show will often"
-            " be drawn; give more of them, or such on which it lies in the same place.")  # fmt: skip
+        say(
+            "  warning: that is few. Unless no two of the images have much in common, what they show will often"
+            " be drawn; give more of them, or such on which it lies in the same place."
+        )
     if not can_tell(frozen.judged, rate):
-        what = "prompts" if prompts else "pictures"
-        say(f"  warning: {frozen.judged} {what} cannot tell a rate of {rate:g};"
-            f" expect up to {1 / (frozen.judged + 1):.3f}. Give more of them.")  # fmt: skip
+        say(
+            f"  warning: {frozen.judged} {judged} cannot tell a rate of {rate:g};"
+            f" expect up to {1 / (frozen.judged + 1):.3f}. Give more of them."
+        )

@@ -58,20 +58,13 @@ def generate(
     Example: safegen generate "a photo of a coat" -n 4 --seed 7
     """
     from safegen.engine.pipeline import Pipeline
-    from safegen.files import check_place, replacing
-    from safegen.format.image import SUFFIXES
+    from safegen.files import check_place
     from safegen.sampling.solver import Solver
     from safegen_cli.plot import check_plot, plot_traces
 
     texts = ([prompt] if prompt is not None else []) + read_lines(prompts)
     total = max(1, len(texts), len(class_label or [])) * count
-    if out and out.suffix.lower() == ".png" and total > 1:
-        raise UsageError(f"{out}: one file for {total} pictures; give a folder with -o.")
-    if out and out.suffix.lower() in SUFFIXES and out.suffix.lower() != ".png" and not out.is_dir():
-        raise UsageError(
-            f"{out}: pictures are written as PNG, with their verdict inside; name it {out.stem}.png."
-        )
-    check_place(out if out and out.suffix.lower() == ".png" else (out or Path()) / "picture.png")
+    _check_out(out, total)
     if trace:
         check_place(trace)
     check_png(preview)
@@ -82,17 +75,28 @@ def generate(
     with bar("steps") as progress:
         watch = _Watch(progress, preview, pipeline, batch_size, total)
         pictures = pipeline(
-            texts or None, class_label=class_label, negative_prompt=negative_prompt, text_guard=text_guard, concepts=concept, n=count, seed=start, steps=steps, solver=plan,
-            guidance_scale=guidance_scale, size=parse_size(size), guard=guard,
-            init=_open(init), strength=strength, mask=_open(mask), batch_size=batch_size, on_step=watch,
-        )  # fmt: skip
+            texts or None,
+            class_label=class_label,
+            negative_prompt=negative_prompt,
+            text_guard=text_guard,
+            concepts=concept,
+            n=count,
+            seed=start,
+            steps=steps,
+            solver=plan,
+            guidance_scale=guidance_scale,
+            size=parse_size(size),
+            guard=guard,
+            init=_open(init),
+            strength=strength,
+            mask=_open(mask),
+            batch_size=batch_size,
+            on_step=watch,
+        )
     files = [_save(picture, out) for picture in pictures]
     records = [_record(file, picture) for file, picture in zip(files, pictures, strict=True)]
     if trace:
-        steps_of = [[asdict(w) for w in p.verdict.trace] for p in pictures]
-        lines = [{**r, "trace": t} for r, t in zip(records, steps_of, strict=True)]
-        with replacing(trace) as scratch:
-            scratch.write_text(json.dumps(lines, indent=1, ensure_ascii=False), "utf-8")
+        _write_trace(trace, records, pictures)
     if plot:
         plot_traces(pictures, plot)
     if as_json:
@@ -101,6 +105,30 @@ def generate(
         for file, picture in zip(files, pictures, strict=True):
             print(file)
             say(_sentence(picture))
+
+
+def _check_out(out: Path | None, pictures: int) -> None:
+    """Refuse, before anything is drawn, a place that cannot take so many pictures."""
+    from safegen.files import check_place
+    from safegen.format.image import SUFFIXES
+
+    if out and out.suffix.lower() == ".png" and pictures > 1:
+        raise UsageError(f"{out}: one file for {pictures} pictures; give a folder with -o.")
+    if out and out.suffix.lower() in SUFFIXES and out.suffix.lower() != ".png" and not out.is_dir():
+        raise UsageError(
+            f"{out}: pictures are written as PNG, with their verdict inside; name it {out.stem}.png."
+        )
+    check_place(out if out and out.suffix.lower() == ".png" else (out or Path()) / "picture.png")
+
+
+def _write_trace(path: Path, records: list[dict[str, Any]], pictures: list[Picture]) -> None:
+    """The record of each picture with the guard's figures of each step."""
+    from safegen.files import replacing
+
+    steps_of = [[asdict(w) for w in p.verdict.trace] for p in pictures]
+    lines = [{**r, "trace": t} for r, t in zip(records, steps_of, strict=True)]
+    with replacing(path) as scratch:
+        scratch.write_text(json.dumps(lines, indent=1, ensure_ascii=False), "utf-8")
 
 
 def _open(path: Path | None) -> Image.Image | None:
@@ -113,8 +141,9 @@ def _open(path: Path | None) -> Image.Image | None:
 class _Watch:
     """Moves the bar at each step and writes how often the gate has opened so far beside it."""
 
-    def __init__(self, progress: Progress, preview: Path | None, pipeline: Pipeline,
-                 batch_size: int, pictures: int) -> None:  # fmt: skip
+    def __init__(
+        self, progress: Progress, preview: Path | None, pipeline: Pipeline, batch_size: int, pictures: int
+    ) -> None:
         self._progress, self._preview, self._pipeline = progress, preview, pipeline
         self._batches = -(-pictures // batch_size)
         self._task: TaskID | None = None
@@ -132,8 +161,11 @@ class _Watch:
 
             from safegen.format.image import save_png
 
-            save_png(Image.fromarray(self._pipeline.engine.decode(step.x0)[0]), self._preview,
-                     {"preview_of_step": step.index})  # fmt: skip
+            save_png(
+                Image.fromarray(self._pipeline.engine.decode(step.x0)[0]),
+                self._preview,
+                {"preview_of_step": step.index},
+            )
 
 
 def _save(picture: Picture, out: Path | None) -> Path:

@@ -144,7 +144,8 @@ def _draw_sheet(path: Path, engine: Path | None, out: Path) -> None:
     # things that are looked for anywhere fill no picture each: several share one
     rows = bundle.negation[np.arange(count * parts) % len(bundle.negation)]
     shown = join(rows.astype(np.float32), bundle.info.regions)
-    images = [Image.fromarray(pixels) for i in range(0, len(shown), 8)
-              for pixels in opened.decode(shown[i : i + 8])]  # fmt: skip
+    images = [
+        Image.fromarray(pixels) for i in range(0, len(shown), 8) for pixels in opened.decode(shown[i : i + 8])
+    ]
     with replacing(out) as scratch:
         contact_sheet(images, columns=min(20, len(images))).save(scratch, "PNG")

@@ -59,8 +59,10 @@ def read_prompts(chosen: PromptSet) -> list[Prompt]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: not a CSV file of prompts ({error}).") from None
     text = chosen.column or _find(columns, PROMPT)
-    known = {name: _find(columns, names) for name, names in
-             (("seed", SEED), ("guidance", GUIDANCE), ("label", LABEL), ("class", CLASS))}  # fmt: skip
+    known = {
+        name: _find(columns, names)
+        for name, names in (("seed", SEED), ("guidance", GUIDANCE), ("label", LABEL), ("class", CLASS))
+    }
     if (text not in columns) and not known["class"]:
         raise UsageError(
             f"{path}: no column of prompts among {', '.join(columns) or 'none'}; name it with 'column'."

@@ -58,9 +58,12 @@ def write_report(
         sources: name -> digest of the program, engines, bundles and the judge.
     """
     pages = Environment(
-        loader=PackageLoader("safegen_eval", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("safegen_eval", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     html = pages.get_template("report.html.j2").render(
         version=safegen.__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="minutes"),
@@ -81,10 +84,15 @@ def _rows(lines: Sequence[Line]) -> dict[str, Any]:
     """Heads and cells of one table; columns that no line has are left out."""
     columns = [name for name in FIGURES if any(name in line.figures for line in lines)]
     cells = [
-        [line.set, str(line.steps), line.arm, *(written(name, line.figures.get(name)) for name in columns),
-         str(line.figures["seconds"].n)]
+        [
+            line.set,
+            str(line.steps),
+            line.arm,
+            *(written(name, line.figures.get(name)) for name in columns),
+            str(line.figures["seconds"].n),
+        ]
         for line in sorted(lines, key=lambda line: (line.set, -line.steps))
-    ]  # fmt: skip
+    ]
     return {"heads": ["set", "steps", "arm", *(FIGURES[name][0] for name in columns), "N"], "cells": cells}
 
 
@@ -117,9 +125,15 @@ def trade_off(lines: Sequence[Line]) -> Figure | None:
             x, y = far.figures["frechet_distance"], whole.figures["attack_success"]
             # ten colours and then ten more markers: points lie on one another, so names go beside
             drawn[arm] = axes.errorbar(
-                x.value, y.value, xerr=_reach(x), yerr=_reach(y), capsize=2, linewidth=0.8,
-                marker=MARKERS[i // 10 % len(MARKERS)], color=f"C{i % 10}",
-            )  # fmt: skip
+                x.value,
+                y.value,
+                xerr=_reach(x),
+                yerr=_reach(y),
+                capsize=2,
+                linewidth=0.8,
+                marker=MARKERS[i // 10 % len(MARKERS)],
+                color=f"C{i % 10}",
+            )
         axes.set(title=f"{count} steps", xlabel="Frechet distance, benign", ylabel="attack success")
         axes.set_ylim(-0.05, 1.05)
     if not drawn:
@@ -180,8 +194,16 @@ def _sheets(pictures: pa.Table) -> list[dict[str, Any]]:
             unsafe = rows["kind"][0].as_py() == "attack" or any(
                 rows["unsafe"][int(i)].as_py() for i in chosen
             )
-            sheets.append({"arm": arm, "set": name, "unsafe": unsafe, "shown": len(images), "of": len(rows),
-                           "data": base64.b64encode(file.getvalue()).decode()})  # fmt: skip
+            sheets.append(
+                {
+                    "arm": arm,
+                    "set": name,
+                    "unsafe": unsafe,
+                    "shown": len(images),
+                    "of": len(rows),
+                    "data": base64.b64encode(file.getvalue()).decode(),
+                }
+            )
     return sheets
 
 

@@ -114,8 +114,12 @@ def rebased(suite: Suite, folder: Path) -> Suite:
 
     replace = msgspec.structs.replace
     judge = replace(suite.judge, model=find(suite.judge.model))
-    quality = replace(suite.quality, reference=find(suite.quality.reference),
-                      features=find(suite.quality.features), clip=find(suite.quality.clip))  # fmt: skip
+    quality = replace(
+        suite.quality,
+        reference=find(suite.quality.reference),
+        features=find(suite.quality.features),
+        clip=find(suite.quality.clip),
+    )
     arms = [replace(arm, engine=find(arm.engine), bundle=find(arm.bundle)) for arm in suite.arms]
     sets = [replace(chosen, prompts=find(chosen.prompts)) for chosen in suite.sets]
     return replace(suite, engine=find(suite.engine), judge=judge, quality=quality, arms=arms, sets=sets)

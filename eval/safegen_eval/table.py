@@ -173,7 +173,12 @@ def to_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
         return {k: None if v != v else v for k, v in measure._asdict().items()}  # noqa: PLR0124
 
     return [
-        {"arm": line.arm, "steps": line.steps, "set": line.set, "kind": line.kind,
-         **{name: plain(measure) for name, measure in line.figures.items()}}
+        {
+            "arm": line.arm,
+            "steps": line.steps,
+            "set": line.set,
+            "kind": line.kind,
+            **{name: plain(measure) for name, measure in line.figures.items()},
+        }
         for line in lines
-    ]  # fmt: skip
+    ]

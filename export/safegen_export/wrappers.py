@@ -41,16 +41,24 @@ class TextUnet(nn.Module):
         self.model = model
 
     def forward(
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor,
-        text_embeds: Tensor | None = None, time_ids: Tensor | None = None,
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        text_embeds: Tensor | None = None,
+        time_ids: Tensor | None = None,
         timestep_cond: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Latents (B, C, H, W), timesteps (B,), text states (B, L, E) -> model output."""
         added = None if text_embeds is None else {"text_embeds": text_embeds, "time_ids": time_ids}
         out: Tensor = self.model(
-            sample, timestep, encoder_hidden_states, timestep_cond=timestep_cond,
-            added_cond_kwargs=added, return_dict=False,
-        )[0]  # fmt: skip
+            sample,
+            timestep,
+            encoder_hidden_states,
+            timestep_cond=timestep_cond,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
         return out
 
 
@@ -105,9 +113,13 @@ class PixArt(nn.Module):
             added["resolution"] = sample.new_tensor([height, width]).expand(sample.shape[0], 2)
             added["aspect_ratio"] = sample.new_tensor([height / width]).expand(sample.shape[0], 1)
         out: Tensor = self.model(
-            sample, encoder_hidden_states, timestep=timestep, added_cond_kwargs=added,
-            encoder_attention_mask=encoder_attention_mask, return_dict=False,
-        )[0]  # fmt: skip
+            sample,
+            encoder_hidden_states,
+            timestep=timestep,
+            added_cond_kwargs=added,
+            encoder_attention_mask=encoder_attention_mask,
+            return_dict=False,
+        )[0]
         return out[:, : sample.shape[1]]
 
 
@@ -158,9 +170,13 @@ class Flux(nn.Module):
         self.model = model
 
     def forward(
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor,
-        pooled_projections: Tensor, guidance: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """Latents (B, 16, H, W), timesteps (B,) in [0, 1000], T5 (B, L, E), pooled (B, P) -> v."""
         rows, columns = sample.shape[2] // 2, sample.shape[3] // 2
         tokens = F.pixel_unshuffle(sample, 2).flatten(2).transpose(1, 2)
@@ -168,10 +184,15 @@ class Flux(nn.Module):
         ids = F.pad(grid.reshape(-1, 2).to(sample.dtype), (1, 0))
         text_ids = torch.zeros(encoder_hidden_states.shape[1], 3, dtype=sample.dtype)
         out = self.model(
-            hidden_states=tokens, encoder_hidden_states=encoder_hidden_states,
-            pooled_projections=pooled_projections, timestep=timestep / 1000, img_ids=ids,
-            txt_ids=text_ids, guidance=guidance, return_dict=False,
-        )[0]  # fmt: skip
+            hidden_states=tokens,
+            encoder_hidden_states=encoder_hidden_states,
+            pooled_projections=pooled_projections,
+            timestep=timestep / 1000,
+            img_ids=ids,
+            txt_ids=text_ids,
+            guidance=guidance,
+            return_dict=False,
+        )[0]
         return F.pixel_shuffle(out.transpose(1, 2).unflatten(2, (rows, columns)), 2)
 
 

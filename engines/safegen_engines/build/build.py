@@ -56,9 +56,13 @@ Report = Callable[[Built], None]
 
 
 def build(
-    checkpoint: Path, onnx_folder: Path, out: Path, options: Options, report: Report,
+    checkpoint: Path,
+    onnx_folder: Path,
+    out: Path,
+    options: Options,
+    report: Report,
     progress: Progress = lambda what, share: None,
-) -> Manifest:  # fmt: skip
+) -> Manifest:
     """Build and seal an engine.
 
     Args:
@@ -80,17 +84,7 @@ def build(
     work = prepare(out)
     if options.bundle and read_bundle(Path(options.bundle)).info.latent_space != source.latent_space().id:
         raise BundleError(f"{options.bundle}: frozen through another autoencoder than this engine's.")
-    quantized = _quantized(source, work, options.precision, progress)
-    components = {}
-    failed: list[SafegenError] = []
-    for name in source.components:
-        try:
-            own = quantized if name == source.model else None
-            components[name] = _component(source, work, name, target, options, own, report, progress)
-        except EngineError as error:
-            failed.append(error)
-    if failed:
-        raise failed[0]
+    components = _components(source, work, target, options, report, progress)
     _forget(out)
     for name, part in components.items():
         for file in _files_of(part, work / name):
@@ -133,6 +127,24 @@ def build(
     return manifest
 
 
+def _components(
+    source: Source, work: Path, target: Target, options: Options, report: Report, progress: Progress
+) -> dict[str, Component]:
+    """Every component; one that fails does not keep the others from being finished for the next run."""
+    quantized = _quantized(source, work, options.precision, progress)
+    components = {}
+    failed: list[SafegenError] = []
+    for name in source.components:
+        try:
+            own = quantized if name == source.model else None
+            components[name] = _component(source, work, name, target, options, own, report, progress)
+        except EngineError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return components
+
+
 def _forget(out: Path) -> None:
     """Take away the manifest of an earlier build, then every file that it named."""
     try:
@@ -166,9 +178,12 @@ def _defaults(source: Source, options: Options) -> Defaults:
 
 
 def _digests(
-    out: Path, components: dict[str, Component], windows: dict[str, TextWindow],
-    steps: dict[str, StepGraph], others: list[str],
-) -> dict[str, File]:  # fmt: skip
+    out: Path,
+    components: dict[str, Component],
+    windows: dict[str, TextWindow],
+    steps: dict[str, StepGraph],
+    others: list[str],
+) -> dict[str, File]:
     parts: list[Component | StepGraph] = [*components.values(), *steps.values()]
     names = [f.name for part in parts for f in _files_of(part, out)]
     names = [*dict.fromkeys(names), *(w.file for w in windows.values()), *others]
@@ -183,9 +198,13 @@ def _clean(work: Path, checkpoint: Path, options: Options) -> None:
 
 
 def _steps(
-    out: Path, guards: list[str], latent_shape: tuple[int, int, int], target: Target, portable: bool,
+    out: Path,
+    guards: list[str],
+    latent_shape: tuple[int, int, int],
+    target: Target,
+    portable: bool,
     progress: Progress,
-) -> dict[str, StepGraph]:  # fmt: skip
+) -> dict[str, StepGraph]:
     """The step graph of each guard, compiled where the target's components are."""
     files = step_graph.write(out, guards, latent_shape)
     if target.backend is None:
@@ -206,9 +225,15 @@ def _files_of(part: Component | StepGraph, folder: Path) -> list[Path]:
 
 
 def _component(
-    source: Source, work: Path, name: str, target: Target, options: Options, quantized: Path | None,
-    report: Report, progress: Progress,
-) -> Component:  # fmt: skip
+    source: Source,
+    work: Path,
+    name: str,
+    target: Target,
+    options: Options,
+    quantized: Path | None,
+    report: Report,
+    progress: Progress,
+) -> Component:
     """Build one component, or take it from an interrupted run with the same content key."""
     began = time.perf_counter()
     precision = _precision(source, name, options.precision)

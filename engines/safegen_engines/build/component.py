@@ -191,9 +191,14 @@ def compile_step(target: Target, graph: Path, portable: bool, progress: Progress
 
 
 def _compile(
-    target: Target, precision: str, graph: Path, typed: Path, shapes: trt_compile.Profile, form: trt_compile.Form,
+    target: Target,
+    precision: str,
+    graph: Path,
+    typed: Path,
+    shapes: trt_compile.Profile,
+    form: trt_compile.Form,
     progress: Progress,
-) -> Compiled:  # fmt: skip
+) -> Compiled:
     """Compile ``typed`` beside the portable graph, with a wrapper for hosts of ONNX Runtime."""
     backend, folder, name = str(target.backend), graph.parent, graph.stem
     own, anywhere = list(capabilities(target, precision)), form.portable and target.machine is None

@@ -15,8 +15,16 @@ from safegen.machine import gpu, jetpack
 from safegen_engines.build.target import TARGETS
 from safegen_engines.graph import step_graph
 
-LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy",
-             "nvidia_modelopt")  # fmt: skip
+LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "numpy",
+    "nvidia_modelopt",
+)
 """Whatever of these is installed can change a graph."""
 WEIGHTS = (".safetensors", ".bin", ".data", ".onnx_data")
 
@@ -113,8 +121,7 @@ def component_key(folder: Path, precision: str, target: str, **form: bool) -> st
 
 def quick_key(source: Path, options: Mapping[str, object]) -> str:
     """The same over sizes and modification times: where it agrees, the contents need no reading."""
-    files = {str(f.relative_to(source)): [f.stat().st_size, f.stat().st_mtime_ns]
-             for f in files_of(source)}  # fmt: skip
+    files = {str(f.relative_to(source)): [f.stat().st_size, f.stat().st_mtime_ns] for f in files_of(source)}
     return _digest({"files": files, "options": dict(options), **_surroundings(str(options["target"]))})
 
 

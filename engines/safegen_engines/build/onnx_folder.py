@@ -196,8 +196,11 @@ def open_source(folder: Path) -> Source:
     needed = [f"{name}/{file}" for name in parts for file in ("model.onnx", "config.json")]
     needed += ["vae_encoder/model.onnx"] if "vae_decoder" in parts else []
     needed += ["scheduler/scheduler_config.json"]
-    needed += [f"{name.replace('text_encoder', 'tokenizer')}/tokenizer_config.json"
-               for name in parts if name in TEXT_ENCODERS]  # fmt: skip
+    needed += [
+        f"{name.replace('text_encoder', 'tokenizer')}/tokenizer_config.json"
+        for name in parts
+        if name in TEXT_ENCODERS
+    ]
     for name in needed:
         if not (folder / name).is_file():
             raise EngineError(f"{folder / name}: missing from the ONNX folder.")

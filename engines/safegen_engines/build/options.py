@@ -60,8 +60,7 @@ def up_to_date(source: Path, out: Path, options: Options) -> bool:
         stored = json.loads((out / WORK / "source.json").read_text())
     except (SafegenError, OSError, ValueError):
         return False
-    if any(not (out / n).is_file() or (out / n).stat().st_size != f.bytes
-           for n, f in manifest.files.items()):  # fmt: skip
+    if any(not (out / n).is_file() or (out / n).stat().st_size != f.bytes for n, f in manifest.files.items()):
         return False
     if stored == {"quick_key": fingerprint.quick_key(source, options.key())}:
         return True
@@ -101,9 +100,9 @@ def prepare(out: Path) -> Path:
     Raises:
         EngineError: the folder holds something that is no engine.
     """
-    strangers = out.is_dir() and any(out.iterdir()) and not (
-        (out / FILE_NAME).is_file() or (out / WORK).is_dir()
-    )  # fmt: skip
+    strangers = (
+        out.is_dir() and any(out.iterdir()) and not ((out / FILE_NAME).is_file() or (out / WORK).is_dir())
+    )
     if strangers or out.is_file():
         raise EngineError(f"{out}: holds other things than an engine. Choose a new folder with -o.")
     (out / WORK).mkdir(parents=True, exist_ok=True)

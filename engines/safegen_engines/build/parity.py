@@ -90,9 +90,13 @@ def _sizes(source: Source, component: str) -> tuple[tuple[int, int, int], ...]:
 
 
 def _random(
-    rng: np.random.Generator, source: Source, dtype: str, name: str, shape: list[Any],
+    rng: np.random.Generator,
+    source: Source,
+    dtype: str,
+    name: str,
+    shape: list[Any],
     size: tuple[int, int, int],
-) -> Any:  # fmt: skip
+) -> Any:
     """A random input. Named dimensions: batch, height and width of pictures; batch and tokens of text."""
     text = source.config("text_encoder") if "text_encoder" in source.components else {}
     length = int(text.get("max_position_embeddings", 0))

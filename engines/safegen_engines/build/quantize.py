@@ -31,8 +31,11 @@ from safegen_engines.graph import onnx_graph
 
 QUANTIZED = ("int8", "fp8")
 SUBJECTS = (
-    "a photo of a person", "a city street at night in the rain", "a watercolour of mountains and a lake", "",
-)  # fmt: skip
+    "a photo of a person",
+    "a city street at night in the rain",
+    "a watercolour of mountains and a lake",
+    "",
+)
 """What the model is shown drawing: for a model of classes its first four labels."""
 STEPS = 4
 """Model evaluations a picture; the ranges are taken over all of them."""
@@ -95,9 +98,13 @@ def record(source: Source, out: Path, progress: Progress) -> None:
     told = {"prompt": list(SUBJECTS)} if source.conditioning.text else told
     count = engine.manifest.defaults.steps
     Pipeline(engine, None)(
-        **told, n=1 if told else len(SUBJECTS), guard="off", seed=0, batch_size=1,
+        **told,
+        n=1 if told else len(SUBJECTS),
+        guard="off",
+        seed=0,
+        batch_size=1,
         on_step=lambda step: progress("drawing what to quantize by", (step.index + 1) / count),
-    )  # fmt: skip
+    )
     with replacing(out) as scratch, scratch.open("wb") as file:
         whole: dict[str, Any] = {n: np.concatenate([g[n] for g in engine.given]) for n in engine.given[0]}
         np.savez(file, **whole)
@@ -116,21 +123,36 @@ def _manifest(source: Source, scratch: Path) -> Manifest:
     guided = source.conditioning.guidance != "none"
     few = {"lcm": 4, "consistency": 2}.get(source.solver, STEPS)
     return Manifest(
-        name=source.folder.name, target="cpu", precision="fp32", fingerprint="", parts={}, built_with={},
+        name=source.folder.name,
+        target="cpu",
+        precision="fp32",
+        fingerprint="",
+        parts={},
+        built_with={},
         created="",
         components={
             name: Component(
                 file=str(source.graph(name).resolve()),
-                inputs={k: Tensor("", shape) for k, shape in onnx_graph.input_shapes(source.graph(name)).items()},
-                outputs={}, parity=unchecked, precision="fp32",
+                inputs={
+                    k: Tensor("", shape) for k, shape in onnx_graph.input_shapes(source.graph(name)).items()
+                },
+                outputs={},
+                parity=unchecked,
+                precision="fp32",
             )
             for name in source.components
         },
-        model=source.model, conditioning=source.conditioning, latent_space=space, tokenizers=windows,
+        model=source.model,
+        conditioning=source.conditioning,
+        latent_space=space,
+        tokenizers=windows,
         scheduler=source.scheduler,
         defaults=Defaults(source.solver, few, 5.0 if guided else 1.0, side, side),
-        guards=["off"], steps={}, schedule="", files={},
-    )  # fmt: skip
+        guards=["off"],
+        steps={},
+        schedule="",
+        files={},
+    )
 
 
 def write(graph: Path, precision: str, recorded: Path, out: Path, progress: Progress) -> None:
@@ -151,10 +173,16 @@ def write(graph: Path, precision: str, recorded: Path, out: Path, progress: Prog
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             # "max": its default, "entropy", cuts off outliers that diffusion models need (docs/rtx.md)
             by_modelopt(
-                str(copied), quantize_mode=precision, calibration_data=inputs, calibration_method="max",
-                calibration_eps=["cpu"], output_path=str(raw), high_precision_dtype="fp16",
-                log_level="ERROR", use_external_data_format=weights > onnx_graph.EXTERNAL_DATA_BYTES,
-            )  # fmt: skip
+                str(copied),
+                quantize_mode=precision,
+                calibration_data=inputs,
+                calibration_method="max",
+                calibration_eps=["cpu"],
+                output_path=str(raw),
+                high_precision_dtype="fp16",
+                log_level="ERROR",
+                use_external_data_format=weights > onnx_graph.EXTERNAL_DATA_BYTES,
+            )
         Session(raw)
         onnx_graph.copy_graph(raw, out)
     except EngineError:

@@ -24,8 +24,10 @@ def component_shapes(source: Source, component: str, target: Target) -> Profile:
     """
     rows: Profile = {}
     for name, shape in onnx_graph.input_shapes(source.graph(component)).items():
-        sizes = [[_dim(source, component, target, shape, axis, which) for axis in range(len(shape))]
-                 for which in range(3)]  # fmt: skip
+        sizes = [
+            [_dim(source, component, target, shape, axis, which) for axis in range(len(shape))]
+            for which in range(3)
+        ]
         low, usual, high = (tuple(size) for size in sizes)
         rows[name] = (low, usual, high)
     return rows

@@ -64,9 +64,13 @@ _COMPILED = ("fp16", "bf16", "fp32", "int8", "fp8")
 
 
 def _jetson(
-    name: str, board: str, capability: str, jetpack: str, versions: tuple[str, str],
+    name: str,
+    board: str,
+    capability: str,
+    jetpack: str,
+    versions: tuple[str, str],
     reasons: Mapping[str, str],
-) -> Target:  # fmt: skip
+) -> Target:
     return Target(
         name,
         f"Jetson {board} under JetPack {jetpack}",

@@ -17,7 +17,7 @@ from safegen.files import check_place
 from safegen.format.bundle import BundleInfo, read_bundle, write_bundle
 from safegen.guard.gate import Calibration, thresholds
 from safegen.guard.regions import Regions, cut, strongest_foreseen
-from safegen.guard.settings import Ratio
+from safegen.guard.settings import Ratio, Settings
 from safegen_engines.freeze.images import encode_files
 from safegen_engines.freeze.ordinary import Report, check_subjects, from_latents, measure_ordinary, plainer
 from safegen_engines.freeze.rate import can_tell
@@ -119,34 +119,43 @@ def recalibrate(
     (levels, ordinary), foreseen_from = measure_ordinary(
         engine, benign_prompts, benign_labels, latents, len(latents), size, evidence, batch_size, report
     )
-    _, shown = from_latents(
-        engine, unsafe[fresh], size, evidence, batch_size, report,
-        plainer=plainer(engine, benign_labels),
-    )  # fmt: skip
+    shown = from_latents(
+        engine, unsafe[fresh], size, evidence, batch_size, report, plainer=plainer(engine, benign_labels)
+    )[1]
     curves = [
         (frozen.calibration._replace(foreseen_log_snr=levels, foreseen=ordinary[..., k]), shown[..., k])
         for k in range(len(widths))
     ]
     points = [measure(*curve, rate) for curve in curves]
-    # another bandwidth must be worth it: more than the error of the share
-    error = (0.25 / len(shown[0])) ** 0.5
-    best = max(range(len(points)), key=lambda k: points[k].caught)
-    best = best if points[best].caught > points[0].caught + error else 0
-    guard = frozen.info.guard
-    settings = guard if isinstance(guard, Ratio) else Ratio()
+    best = _best(points, shown.shape[1])
+    guard = _at_rate(frozen.info.guard, rate)
     info = msgspec.structs.replace(
-        frozen.info,
-        bandwidth=widths[best],
-        guard=msgspec.structs.replace(settings, false_positive_rate=rate),
-        foreseen_from=foreseen_from,
+        frozen.info, bandwidth=widths[best], guard=guard, foreseen_from=foreseen_from
     )
     digest = write_bundle(out, info, frozen.negation, frozen.benign, frozen.axes, curves[best][0])
     told = {r for r in RATES if _half_can_tell(ordinary.shape[1], r)} | {rate}
     return Recalibrated(
-        digest, info, tuple(measure(*curves[best], r) for r in sorted(told)), points[best],
+        digest,
+        info,
+        tuple(measure(*curves[best], r) for r in sorted(told)),
+        points[best],
         {width: p.caught for width, p in zip(widths, points, strict=True)},
-        ordinary.shape[1], shown.shape[1], int((~fresh).sum()),
-    )  # fmt: skip
+        ordinary.shape[1],
+        shown.shape[1],
+        int((~fresh).sum()),
+    )
+
+
+def _at_rate(guard: Settings, rate: float) -> Ratio:
+    settings = guard if isinstance(guard, Ratio) else Ratio()
+    return msgspec.structs.replace(settings, false_positive_rate=rate)
+
+
+def _best(points: Sequence[Point], negation: int) -> int:
+    """Which bandwidth: the first, unless another catches more by over the share's standard error."""
+    error = (0.25 / negation) ** 0.5
+    best = max(range(len(points)), key=lambda k: points[k].caught)
+    return best if points[best].caught > points[0].caught + error else 0
 
 
 def measure(calibration: Calibration, shown: NDArray[Any], rate: float) -> Point:

@@ -16,9 +16,13 @@ Array = NDArray[np.float32]
 
 
 def calibrate(
-    bank: Bank, benign: Array, negation: Array, negation_rows: NDArray[np.int64], tau: float,
+    bank: Bank,
+    benign: Array,
+    negation: Array,
+    negation_rows: NDArray[np.int64],
+    tau: float,
     foreseen: tuple[Array, Array],
-) -> Calibration:  # fmt: skip
+) -> Calibration:
     """Measure the curves.
 
     Args:

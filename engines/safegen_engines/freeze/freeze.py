@@ -18,10 +18,11 @@ from safegen.engine.engine import Engine
 from safegen.errors import UsageError
 from safegen.files import check_place, file_sha256
 from safegen.format.bundle import BundleInfo, write_bundle
+from safegen.guard.gate import Calibration
 from safegen.guard.regions import SIDES, WHOLE, Regions, at_random, cut, strongest_foreseen
 from safegen.guard.settings import Ratio, Settings, check_whole
 from safegen.sampling.solver import Solver
-from safegen_engines.freeze.banks import calibrated, make_banks, rate_of
+from safegen_engines.freeze.banks import Banks, calibrated, make_banks, rate_of
 from safegen_engines.freeze.images import encode_files
 from safegen_engines.freeze.lookalikes import drop_lookalikes
 from safegen_engines.freeze.ordinary import Report, check_subjects, measure_ordinary, unguarded
@@ -113,17 +114,10 @@ def freeze(
         ordinary = drop_lookalikes(drawn, negation)
         lookalikes = len(drawn) - len(ordinary)
     else:
-        ordinary, bad_benign = encode_files(
-            engine, benign, size, "benign images", skip_bad, batch_size, report
-        )
-        bad += bad_benign
-    if len(negation) < 2 or len(ordinary) < MIN_BENIGN:
-        raise UsageError(
-            f"{len(negation)} negation and {len(ordinary)} benign images are too few; at least 2 and"
-            f" {MIN_BENIGN} are needed, and some hundred of each do better."
-        )
-    held_out = np.zeros(len(ordinary), bool)
-    held_out[np.random.default_rng(0).permutation(len(ordinary))[: round(len(ordinary) * HELD_OUT)]] = True
+        ordinary, more = encode_files(engine, benign, size, "benign images", skip_bad, batch_size, report)
+        bad += more
+    _check_counts(len(negation), len(ordinary))
+    held_out = _held_out(len(ordinary))
     unsafe = negation if anywhere else cut(negation, layout)
     lot = np.random.default_rng(0)
     usual = at_random(ordinary[~held_out], layout, lot)
@@ -134,11 +128,7 @@ def freeze(
     )
     report("calibration", 0, 1)
     calibration = calibrated(banks, at_random(ordinary[held_out], layout, lot), foreseen)
-    gate = None
-    if guard is None or isinstance(guard, Ratio):
-        rates = (guard.false_positive_rate,) if guard else rates_to_try(len(benign_prompts))
-        gate = rate_of(banks, calibration, rates)
-        guard = guard or Ratio(false_positive_rate=gate.rate)
+    guard, gate = _set_rate(guard, banks, calibration, len(benign_prompts))
     report("calibration", 1, 1)
     info = BundleInfo(
         name=name,
@@ -159,8 +149,33 @@ def freeze(
         foreseen_from=foreseen_from,
     )
     digest = write_bundle(out, info, banks.negation, banks.benign, banks.axes, calibration)
-    held = int(held_out.sum())
-    return Frozen(digest, info, tuple(bad), lookalikes, held, foreseen[1].shape[1], gate)
+    return Frozen(digest, info, tuple(bad), lookalikes, int(held_out.sum()), foreseen[1].shape[1], gate)
+
+
+def _check_counts(negation: int, benign: int) -> None:
+    if negation < 2 or benign < MIN_BENIGN:
+        raise UsageError(
+            f"{negation} negation and {benign} benign images are too few; at least 2 and"
+            f" {MIN_BENIGN} are needed, and some hundred of each do better."
+        )
+
+
+def _held_out(benign: int) -> NDArray[np.bool_]:
+    """Which of the benign images are kept out of the bank."""
+    chosen = np.zeros(benign, bool)
+    chosen[np.random.default_rng(0).permutation(benign)[: round(benign * HELD_OUT)]] = True
+    return chosen
+
+
+def _set_rate(
+    guard: Settings | None, banks: Banks, calibration: Calibration, prompts: int
+) -> tuple[Settings, GateRate | None]:
+    """The bundle's guard, and what the rate of its gate buys where it is ``ratio``."""
+    if guard is not None and not isinstance(guard, Ratio):
+        return guard, None
+    rates = (guard.false_positive_rate,) if guard else rates_to_try(prompts)
+    gate = rate_of(banks, calibration, rates)
+    return guard or Ratio(false_positive_rate=gate.rate), gate
 
 
 def _check_regions(

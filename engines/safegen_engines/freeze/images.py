@@ -45,9 +45,14 @@ def other_files(sources: Iterable[str]) -> list[Path]:
 
 
 def encode_files(
-    engine: Engine, paths: Sequence[Path], size: tuple[int, int], what: str, skip_bad: bool,
-    batch_size: int, report: Report,
-) -> tuple[NDArray[np.float16], list[str]]:  # fmt: skip
+    engine: Engine,
+    paths: Sequence[Path],
+    size: tuple[int, int],
+    what: str,
+    skip_bad: bool,
+    batch_size: int,
+    report: Report,
+) -> tuple[NDArray[np.float16], list[str]]:
     """Latents (N, C, H', W') of the readable images, and one line for each of the others."""
     bad: list[str] = []
     latents = np.empty((len(paths), *engine.latent_shape(*size)), np.float16)

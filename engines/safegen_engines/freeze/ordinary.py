@@ -56,9 +56,16 @@ def check_subjects(engine: Engine, prompts: Sequence[str], labels: Sequence[int]
 
 
 def measure_ordinary(
-    engine: Engine, prompts: Sequence[str], labels: Sequence[int], latents: NDArray[np.float16],
-    drawn: int, size: tuple[int, int], evidence: Evidence, batch_size: int, report: Report,
-) -> tuple[Curves, str]:  # fmt: skip
+    engine: Engine,
+    prompts: Sequence[str],
+    labels: Sequence[int],
+    latents: NDArray[np.float16],
+    drawn: int,
+    size: tuple[int, int],
+    evidence: Evidence,
+    batch_size: int,
+    report: Report,
+) -> tuple[Curves, str]:
     """Evidence of what is ordinary for an engine, and how a bundle says where it is from.
 
     Args:
@@ -85,9 +92,12 @@ def measure_ordinary(
 
 
 def unguarded(
-    engine: Engine, table: Table, told: tuple[Conditioning, Conditioning | None, float],
-    seeds: Sequence[int], size: tuple[int, int],
-) -> Iterator[Step]:  # fmt: skip
+    engine: Engine,
+    table: Table,
+    told: tuple[Conditioning, Conditioning | None, float],
+    seeds: Sequence[int],
+    size: tuple[int, int],
+) -> Iterator[Step]:
     """Draw without a guard; ``told``: conditioning, what guidance leads away from, and its scale."""
     shape = engine.latent_shape(*size)
     x = first_latents(table, seeds, shape, engine.device.xp)
@@ -100,9 +110,13 @@ def plan(engine: Engine, size: tuple[int, int]) -> Table:
 
 
 def from_subjects(
-    engine: Engine, subjects: Sequence[Subject], size: tuple[int, int], evidence: Evidence,
-    batch_size: int, report: Report,
-) -> Curves:  # fmt: skip
+    engine: Engine,
+    subjects: Sequence[Subject],
+    size: tuple[int, int],
+    evidence: Evidence,
+    batch_size: int,
+    report: Report,
+) -> Curves:
     """Evidence along unguarded pictures of ordinary prompts or labels, drawn as ``generate`` draws them."""
     table, scale = plan(engine, size), engine.manifest.defaults.guidance_scale
     how, parts = engine.manifest.conditioning.guidance, []
@@ -145,9 +159,15 @@ def plainer(engine: Engine, labels: Sequence[int]) -> Plainer:
 
 
 def from_latents(
-    engine: Engine, latents: NDArray[np.float16], size: tuple[int, int], evidence: Evidence,
-    batch_size: int, report: Report, *, plainer: Plainer,
-) -> Curves:  # fmt: skip
+    engine: Engine,
+    latents: NDArray[np.float16],
+    size: tuple[int, int],
+    evidence: Evidence,
+    batch_size: int,
+    report: Report,
+    *,
+    plainer: Plainer,
+) -> Curves:
     """Evidence of what the model foresees in noised latents (P, C, H', W').
 
     It is told nothing in particular; ``plainer`` adds what a prompt or label would. A model that knows no
@@ -169,9 +189,14 @@ def from_latents(
 
 
 def _foreseen(
-    engine: Engine, table: Table, x0: NDArray[Any], draws: NDArray[Any], size: tuple[int, int],
-    evidence: Evidence, plainer: Plainer,
-) -> NDArray[Any]:  # fmt: skip
+    engine: Engine,
+    table: Table,
+    x0: NDArray[Any],
+    draws: NDArray[Any],
+    size: tuple[int, int],
+    evidence: Evidence,
+    plainer: Plainer,
+) -> NDArray[Any]:
     xp, found = engine.device.xp, []
     with engine.device.active():
         nothing = engine.uncondition("", len(x0), size, 1.0)

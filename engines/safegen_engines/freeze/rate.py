@@ -44,9 +44,13 @@ def rates_to_try(prompts: int) -> tuple[float, ...]:
 
 
 def gate_rate(
-    calibration: Calibration, bank: Bank, rows: NDArray[np.int64], bandwidth: float, rates: Sequence[float],
+    calibration: Calibration,
+    bank: Bank,
+    rows: NDArray[np.int64],
+    bandwidth: float,
+    rates: Sequence[float],
     rows_per_image: int = 1,
-) -> GateRate:  # fmt: skip
+) -> GateRate:
     """The lowest of some rates that catches :data:`ENOUGH` of the negation images, else the highest.
 
     :data:`STRICT` must catch :data:`PLENTY` of them.

@@ -53,9 +53,15 @@ def names(mode: str) -> tuple[str, ...]:
 
 
 def row_of(
-    table: Table, i: int, mode: str, tau: float, guidance_scale: float, numbers: Mapping[str, float],
-    *, looks: bool = True,
-) -> np.ndarray[Any, np.dtype[np.float32]]:  # fmt: skip
+    table: Table,
+    i: int,
+    mode: str,
+    tau: float,
+    guidance_scale: float,
+    numbers: Mapping[str, float],
+    *,
+    looks: bool = True,
+) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The vector ``row`` of step i.
 
     Args:
@@ -173,16 +179,18 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: Regions = WHOL
     weight = Namespace.where(looks, evidence.weight, Namespace.zeros_like(evidence.value))
     opened = latched | ((seen[2].value > 0.0) & looks)
     sample = number["next_scale"] * x_next
-    return graph.build({
-        "x_next": (x_next, pictures),
-        "x0": (x0_seen, pictures),
-        "sample": (sample, pictures),
-        "sample_twice": (Namespace.concat([sample, sample]), ("2*B", *latent_shape)),
-        "latched_next": (opened, per_region),
-        "value": (evidence.value, per_picture),
-        "weight": (weight, per_picture),
-        "nearest": (evidence.nearest, per_picture),
-    })  # fmt: skip
+    return graph.build(
+        {
+            "x_next": (x_next, pictures),
+            "x0": (x0_seen, pictures),
+            "sample": (sample, pictures),
+            "sample_twice": (Namespace.concat([sample, sample]), ("2*B", *latent_shape)),
+            "latched_next": (opened, per_region),
+            "value": (evidence.value, per_picture),
+            "weight": (weight, per_picture),
+            "nearest": (evidence.nearest, per_picture),
+        }
+    )
 
 
 def _guarded(

@@ -16,6 +16,7 @@ import numpy as np
 from safegen.engine.bind import open_guard
 from safegen.engine.engine import Engine
 from safegen.engine.pipeline import EMBEDDED, Pipeline
+from safegen.format.request import any_subject
 from safegen.guard.settings import Settings
 from safegen.sampling.loop import first_latents
 from safegen.sampling.noise import normal_batch
@@ -80,9 +81,15 @@ class _TimedEngine(Engine):
 
 
 def bench(
-    engine: Path | str | None, bundle: Path | str | None, *, steps: int | None = None, batch: int = 1,
-    runs: int = 3, cuda_graphs: bool = False, progress: Callable[[int], None] = lambda done: None,
-) -> Bench:  # fmt: skip
+    engine: Path | str | None,
+    bundle: Path | str | None,
+    *,
+    steps: int | None = None,
+    batch: int = 1,
+    runs: int = 3,
+    cuda_graphs: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Bench:
     """Draw ``runs`` batches after one that warms up, and report medians.
 
     Args:
@@ -112,9 +119,12 @@ def bench(
     for run in range(runs + 1):
         marks = [time.perf_counter()]
         pictures = pipeline(
-            **subject_of(opened), n=batch, steps=count, batch_size=batch,
+            **any_subject(opened.manifest),
+            n=batch,
+            steps=count,
+            batch_size=batch,
             on_step=lambda step, marks=marks: marks.append(_now(opened)),  # type: ignore[misc]
-        )  # fmt: skip
+        )
         if run:
             whole.append(time.perf_counter() - marks[0])
             each += np.diff(marks[1:]).tolist() or [marks[-1] - marks[0]]
@@ -144,12 +154,6 @@ def bench(
 def _now(engine: Engine) -> float:
     engine.device.wait()
     return time.perf_counter()
-
-
-def subject_of(engine: Engine) -> dict[str, Any]:
-    """What is drawn of any engine: a prompt, a class label or nothing in particular."""
-    spec = engine.manifest.conditioning
-    return {"prompt": "a photo of a coat"} if spec.text else {"class_label": 0} if spec.classes else {}
 
 
 def _guard_ms(pipeline: Pipeline, settings: Settings, steps: int, batch: int, runs: int = 20) -> float:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from safegen.check.bench import subject_of
 from safegen.engine.engine import Engine, find_engine
 from safegen.engine.pipeline import EMBEDDED, Pipeline
 from safegen.errors import UsageError
+from safegen.format.request import any_subject
 
 PROGRAM = "safegen-generate"
 """The C++ host's example, as it is installed."""
@@ -52,9 +52,14 @@ def find_program(program: Path | str | None) -> str:
 
 
 def bench_hosts(
-    engine: Path | str | None, bundle: Path | str | None, program: str, *, steps: int | None = None,
-    runs: int = 3, progress: Callable[[int], None] = lambda done: None,
-) -> dict[str, HostTimes]:  # fmt: skip
+    engine: Path | str | None,
+    bundle: Path | str | None,
+    program: str,
+    *,
+    steps: int | None = None,
+    runs: int = 3,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, HostTimes]:
     """Draw one picture with each host ``runs`` times, in turn, so that both meet the same load.
 
     Args:
@@ -71,7 +76,7 @@ def bench_hosts(
     if not hasattr(os, "wait4"):
         raise UsageError("bench --host cpp reads processes' memory as Linux and macOS tell it.")
     where = str(find_engine(engine if engine is not None else EMBEDDED))
-    asked = subject_of(Engine.open(where))
+    asked = any_subject(Engine.open(where).manifest)
     chosen = ["--steps", str(steps)] if steps else []
     flags = {"prompt": "-p", "class_label": "-c"}
     named = [part for key, value in asked.items() for part in (flags[key], str(value))]
@@ -80,9 +85,17 @@ def bench_hosts(
         told = json.dumps({"engine": where, "bundle": bundle and str(bundle), "asked": asked, "steps": steps})
         commands = {
             "python": [sys.executable, "-m", __spec__.name, told, picture],
-            "cpp": [program, where, *(["-b", str(bundle)] if bundle else []), *named, *chosen, "--json", "-o",
-                    picture],
-        }  # fmt: skip
+            "cpp": [
+                program,
+                where,
+                *(["-b", str(bundle)] if bundle else []),
+                *named,
+                *chosen,
+                "--json",
+                "-o",
+                picture,
+            ],
+        }
         taken: dict[str, list[HostTimes]] = {host: [] for host in commands}
         for run in range(runs):
             for host, command in commands.items():

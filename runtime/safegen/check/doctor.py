@@ -204,10 +204,14 @@ def machine() -> dict[str, str]:
 
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     here = gpu()
-    cuda = {
-        "gpu": f"{here.name}, compute capability {here.capability}, {here.total / 2**30:.1f} GiB",
-        "driver": f"up to CUDA {here.driver}",
-    } if here else {"gpu": "none"}  # fmt: skip
+    cuda = (
+        {
+            "gpu": f"{here.name}, compute capability {here.capability}, {here.total / 2**30:.1f} GiB",
+            "driver": f"up to CUDA {here.driver}",
+        }
+        if here
+        else {"gpu": "none"}
+    )
     return {
         "safegen": safegen.__version__,
         "python": platform.python_version(),

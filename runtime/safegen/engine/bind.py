@@ -57,9 +57,14 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
     check_whole(settings.mode, bundle.info.regions)
     if isinstance(settings, Theorem):
         return lambda x, x0, i, draw, plain=None: rivals.theorem(
-            x, x0, table.rows[i], bank, tau=bundle.info.tau, log_eta=math.log(settings.eta),
+            x,
+            x0,
+            table.rows[i],
+            bank,
+            tau=bundle.info.tau,
+            log_eta=math.log(settings.eta),
             log_w_max=math.log(settings.w_max),
-        )  # fmt: skip
+        )
     if isinstance(settings, Paper):
         return _open_paper(settings, bundle, bank, table)
     if isinstance(settings, Official | RenoiseOnly):
@@ -86,12 +91,23 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
         if i == 0:
             latched = xp.zeros(x.shape[0] * layout.count(x.shape), dtype=xp.bool)
         steered, evidence = ratio_by_regions(
-            x, x0, table.rows[i], bank, latched, layout, opens=float(curves.opens[i]),
-            sure=float(curves.sure[i]), releases=float(curves.releases[i]), tau=bundle.info.tau,
-            repulsion=settings.repulsion, bandwidth=bundle.info.bandwidth,
-            aim_bandwidth=bundle.info.aim_bandwidth, sharpness=sharpness, doubts=doubts[i],
+            x,
+            x0,
+            table.rows[i],
+            bank,
+            latched,
+            layout,
+            opens=float(curves.opens[i]),
+            sure=float(curves.sure[i]),
+            releases=float(curves.releases[i]),
+            tau=bundle.info.tau,
+            repulsion=settings.repulsion,
+            bandwidth=bundle.info.bandwidth,
+            aim_bandwidth=bundle.info.aim_bandwidth,
+            sharpness=sharpness,
+            doubts=doubts[i],
             plain=plain,
-        )  # fmt: skip
+        )
         latched = latched | (evidence.value > 0)
         return x, steered, of_pictures(evidence, layout.count(x.shape), layout.rows)
 
@@ -107,9 +123,15 @@ def _open_paper(settings: Paper, bundle: Bundle, bank: Bank, table: Table) -> Op
         if table.rows[i].timestep < settings.t_min:
             return x, x0, None
         return paper(
-            x, x0, table.rows[i], bank, threshold=float(low[i]), usual=float(usual[i]),
-            eta=settings.eta, log_cap=math.log(settings.w_max / settings.eta),
-        )  # fmt: skip
+            x,
+            x0,
+            table.rows[i],
+            bank,
+            threshold=float(low[i]),
+            usual=float(usual[i]),
+            eta=settings.eta,
+            log_cap=math.log(settings.w_max / settings.eta),
+        )
 
     return run
 
@@ -133,9 +155,18 @@ def _open_official(settings: Official | RenoiseOnly, bundle: Bundle, bank: Bank,
         if not (table.rows[i].timestep >= settings.t_min if early is None else early):
             return x, x0, None
         return official(
-            x, x0, table.rows[i], units, units_sq, draw(i), bandwidth=settings.bandwidth,
-            scale=settings.scale, threshold=threshold, margin=margin, unit_x0=settings.unit_x0,
-        )  # fmt: skip
+            x,
+            x0,
+            table.rows[i],
+            units,
+            units_sq,
+            draw(i),
+            bandwidth=settings.bandwidth,
+            scale=settings.scale,
+            threshold=threshold,
+            margin=margin,
+            unit_x0=settings.unit_x0,
+        )
 
     return run
 

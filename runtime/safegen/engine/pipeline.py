@@ -16,11 +16,11 @@ from safegen.engine.engine import MODELS, Engine, is_finite
 from safegen.engine.text_states import filtered_conditioning
 from safegen.errors import BundleError, GuardError, UsageError
 from safegen.format.bundle import Bundle, read_bundle
-from safegen.format.request import Job, start_from
+from safegen.format.request import Job, start_from, subjects_of, text_guard_of
 from safegen.format.result import Picture, judge, watch
 from safegen.guard.bank import Bank, on
 from safegen.guard.settings import Settings, parse_guard
-from safegen.guard.text import Safree, Sld, TextGuard, check_text_guard, parse_text_guard, sld, switched
+from safegen.guard.text import Safree, Sld, TextGuard, check_text_guard, sld, switched
 from safegen.sampling.conditioning import Conditioning, Subject
 from safegen.sampling.guidance import guided
 from safegen.sampling.init_image import keep_outside, noised_to
@@ -146,7 +146,7 @@ class Pipeline:
             GuardError: the engine does not allow the guard, or it has no bundle.
             BundleError: the bundle is for another size.
         """
-        subjects = self._subjects(prompt, class_label)
+        subjects = subjects_of(self.engine.manifest, prompt, class_label)
         if subjects == [None] and not isinstance(seed, int):
             subjects = [None] * len(seed)
         seeds = [seed] * len(subjects) if isinstance(seed, int) else list(seed)
@@ -154,7 +154,7 @@ class Pipeline:
             raise UsageError("n and batch_size are at least 1, and seed is one number or one a prompt.")
         if not all(0 <= first <= MAX_SEED - n + 1 for first in seeds):
             raise UsageError("seed goes from 0 to 2^64 - 1.")
-        worded = self._text_guard(text_guard, concepts)
+        worded = text_guard_of(text_guard, concepts, self.bundle.info.name if self.bundle else None)
         job = self._job(negative_prompt, steps, solver, guidance_scale, size, guard, worded)
         if init is None and (mask is not None or strength is not None):
             raise UsageError("mask and strength say what to redraw of an image; give the image, too.")
@@ -176,29 +176,6 @@ class Pipeline:
             return 1
         concepts = [job.text_guard.text] if isinstance(job.text_guard, Sld) else []
         return self.engine.count_chunks(subject, job.negative_prompt, *concepts)
-
-    def _subjects(
-        self, prompt: str | Sequence[str] | None, class_label: int | Sequence[int] | None
-    ) -> list[Subject]:
-        """The prompts, the labels, or one None, as the model takes them."""
-        spec, name = self.engine.manifest.conditioning, self.engine.manifest.name
-        if prompt is not None and not spec.text:
-            instead = "a class label" if spec.classes else "no prompt"
-            raise UsageError(f"the engine {name!r} takes {instead}; its model knows no text.")
-        if class_label is not None and not spec.classes:
-            raise UsageError(f"the engine {name!r} knows no classes; leave the class label out.")
-        if spec.text:
-            if prompt is None:
-                raise UsageError(f"nothing to draw: the engine {name!r} needs a prompt.")
-            return [prompt] if isinstance(prompt, str) else list(prompt)
-        if class_label is None:
-            if spec.classes and spec.null_class is None:
-                raise UsageError(f"the engine {name!r} needs a class label, 0 to {spec.classes - 1}.")
-            return [None]
-        labels = [class_label] if isinstance(class_label, int) else list(class_label)
-        for wrong in (label for label in labels if not 0 <= label < spec.classes):
-            raise UsageError(f"class label is {wrong}; this model knows 0 to {spec.classes - 1}.")
-        return list(labels)
 
     def _job(
         self,
@@ -231,16 +208,6 @@ class Pipeline:
         table = self.engine.plan(named, steps or defaults.steps, (width, height))
         asked = steps or defaults.steps
         return Job(table, asked, settings, named, scale, width, height, negative_prompt, text_guard)
-
-    def _text_guard(
-        self, text_guard: str | TextGuard | None, concepts: Sequence[str] | None
-    ) -> TextGuard | None:
-        if concepts and not isinstance(text_guard, str):
-            raise UsageError("concepts are what a text guard turns from; name one, safree or sld.")
-        if not isinstance(text_guard, str):
-            return text_guard
-        named = [self.bundle.info.name] if self.bundle else []
-        return parse_text_guard(text_guard, concepts or named)
 
     def _guard_settings(self, guard: str | Settings | None) -> Settings:
         own = self.bundle and self.bundle.info.guard
@@ -275,15 +242,17 @@ class Pipeline:
         return size
 
     def _draw(
-        self, job: Job, guard: OpenGuard, todo: list[tuple[Subject, int]], chunks: int,
+        self,
+        job: Job,
+        guard: OpenGuard,
+        todo: list[tuple[Subject, int]],
+        chunks: int,
         on_step: Callable[[Step], None] | None,
-    ) -> list[Picture]:  # fmt: skip
-        seeds = [seed for _, seed in todo]
-        shape = self.engine.latent_shape(job.width, job.height)
+    ) -> list[Picture]:
+        seeds, shape = [seed for _, seed in todo], self.engine.latent_shape(job.width, job.height)
         asked = ((job.width, job.height), job.guidance_scale, chunks)
         cond = self.engine.condition([subject for subject, _ in todo], *asked)
-        uncond = None
-        asks = any(subject is not None for subject, _ in todo)
+        uncond, asks = None, any(subject is not None for subject, _ in todo)
         how = self.engine.manifest.conditioning.guidance
         if asks and job.guidance_scale > 1.0 and how == "classifier-free":
             uncond = self.engine.uncondition(job.negative_prompt, len(todo), *asked)

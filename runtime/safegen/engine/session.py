@@ -126,8 +126,12 @@ def _providers(device: Device) -> list[Any]:
     found: list[Any] = [(CUDA, stream | {"cudnn_conv_algo_search": "HEURISTIC"}), "CPUExecutionProvider"]
     if device.name == "tensorrt":
         cache = str(cache_folder() / "tensorrt")
-        kept = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": cache,
-                "trt_timing_cache_enable": "1", "trt_timing_cache_path": cache}  # fmt: skip
+        kept = {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": cache,
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": cache,
+        }
         found.insert(0, (TENSORRT, stream | kept))
     return found
 

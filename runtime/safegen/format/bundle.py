@@ -141,8 +141,14 @@ def read_bundle(path: Path) -> Bundle:
             tensors = [file.get_tensor(name) for name in TENSORS]
     except SafetensorError as error:
         raise BundleError(f"{path}: not a negation bundle ({error}).") from None
-    bundle = Bundle(info=info, digest=digest, negation=tensors[0], benign=tensors[1], axes=tensors[2],
-                    calibration=Calibration(*tensors[3:]))  # fmt: skip
+    bundle = Bundle(
+        info=info,
+        digest=digest,
+        negation=tensors[0],
+        benign=tensors[1],
+        axes=tensors[2],
+        calibration=Calibration(*tensors[3:]),
+    )
     _check_shapes(path, bundle)
     for name, tensor in zip(TENSORS, tensors, strict=True):
         if not np.isfinite(tensor).all():

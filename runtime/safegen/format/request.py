@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -12,8 +13,9 @@ from PIL import Image
 
 from safegen.errors import UsageError
 from safegen.format.image import flatten
+from safegen.format.manifest import Manifest
 from safegen.guard.settings import Settings
-from safegen.guard.text import TextGuard
+from safegen.guard.text import TextGuard, parse_text_guard
 from safegen.sampling.conditioning import Subject
 from safegen.sampling.init_image import Init, partway
 from safegen.sampling.solver import Solver
@@ -54,6 +56,55 @@ class Job:
             "engine": engine,
             "bundle": bundle if self.guard.mode != "off" else None,
         }
+
+
+def subjects_of(
+    manifest: Manifest, prompt: str | Sequence[str] | None, class_label: int | Sequence[int] | None
+) -> list[Subject]:
+    """The prompts, the labels, or one None, as the model takes them.
+
+    Raises:
+        UsageError: what the model does not take, or nothing though it needs something.
+    """
+    spec, name = manifest.conditioning, manifest.name
+    if prompt is not None and not spec.text:
+        instead = "a class label" if spec.classes else "no prompt"
+        raise UsageError(f"the engine {name!r} takes {instead}; its model knows no text.")
+    if class_label is not None and not spec.classes:
+        raise UsageError(f"the engine {name!r} knows no classes; leave the class label out.")
+    if spec.text:
+        if prompt is None:
+            raise UsageError(f"nothing to draw: the engine {name!r} needs a prompt.")
+        return [prompt] if isinstance(prompt, str) else list(prompt)
+    if class_label is None:
+        if spec.classes and spec.null_class is None:
+            raise UsageError(f"the engine {name!r} needs a class label, 0 to {spec.classes - 1}.")
+        return [None]
+    labels = [class_label] if isinstance(class_label, int) else list(class_label)
+    for wrong in (label for label in labels if not 0 <= label < spec.classes):
+        raise UsageError(f"class label is {wrong}; this model knows 0 to {spec.classes - 1}.")
+    return list(labels)
+
+
+def any_subject(manifest: Manifest) -> dict[str, Any]:
+    """What every engine of a kind can draw, to time it: a prompt, a class label, or nothing in particular."""
+    spec = manifest.conditioning
+    return {"prompt": "a photo of a coat"} if spec.text else {"class_label": 0} if spec.classes else {}
+
+
+def text_guard_of(
+    text_guard: str | TextGuard | None, concepts: Sequence[str] | None, bundle: str | None
+) -> TextGuard | None:
+    """Settings of a text guard; where it is named alone it turns from ``concepts``, else the bundle's name.
+
+    Raises:
+        UsageError: an unknown name, or concepts without one.
+    """
+    if concepts and not isinstance(text_guard, str):
+        raise UsageError("concepts are what a text guard turns from; name one, safree or sld.")
+    if not isinstance(text_guard, str):
+        return text_guard
+    return parse_text_guard(text_guard, concepts or ([bundle] if bundle else []))
 
 
 def start_from(job: Job, image: Image.Image, strength: float, mask: Image.Image | None) -> Job:

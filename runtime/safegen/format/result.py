@@ -94,6 +94,11 @@ def judge(guard: str, steps: int, seen: list[Watch]) -> Verdict:
     top = max(seen, key=lambda w: w.evidence, default=None)
     opened, leaned = sum(w.weight > 0 for w in seen), sum(w.weight < 0 for w in seen)
     return Verdict(
-        guard, steps, opened, leaned,
-        top.evidence if top else None, top.nearest if top else None, tuple(seen),
-    )  # fmt: skip
+        guard,
+        steps,
+        opened,
+        leaned,
+        top.evidence if top else None,
+        top.nearest if top else None,
+        tuple(seen),
+    )

@@ -24,17 +24,25 @@ def bandwidth_of(bank: Bank) -> float:
     benign bank set a limit.
     """
     along = bank.measure
-    own = neighbours(bank.refs, bank.refs_sq, 1, 1, np.median, power=2,
-                     along=along and (along.refs, along.refs_sq))  # fmt: skip
-    limit = neighbours(bank.benign, bank.benign_sq, 1, 1, np.median, power=2,
-                       along=along and (along.benign, along.benign_sq))  # fmt: skip
+    own = neighbours(
+        bank.refs, bank.refs_sq, 1, 1, np.median, power=2, along=along and (along.refs, along.refs_sq)
+    )
+    limit = neighbours(
+        bank.benign, bank.benign_sq, 1, 1, np.median, power=2, along=along and (along.benign, along.benign_sq)
+    )
     return max(math.sqrt(BANDWIDTH_SHARE * min(own, WIDEST**2 * limit)), 1e-3)
 
 
 def neighbours(
-    refs: Any, refs_sq: Any, first: int, last: int, summary: Callable[[Any], Any], *, power: int = 1,
+    refs: Any,
+    refs_sq: Any,
+    first: int,
+    last: int,
+    summary: Callable[[Any], Any],
+    *,
+    power: int = 1,
     along: tuple[Any, Any] | None = None,
-) -> float:  # fmt: skip
+) -> float:
     """Summary of d^power between references and their neighbours first..last, over up to 512 of them.
 
     ``along``, (N, K) and squared norms, are of a :class:`safegen.guard.bank.Measure` where d is the gate's.

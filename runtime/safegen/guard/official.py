@@ -26,9 +26,19 @@ def official_log_kernel(
 
 
 def official(
-    x: Array, x0: Array, row: Row, units: Array, units_sq: Array, z: Array, *,
-    bandwidth: float, scale: float, threshold: float, margin: float, unit_x0: bool,
-) -> tuple[Array, Array, Evidence]:  # fmt: skip
+    x: Array,
+    x0: Array,
+    row: Row,
+    units: Array,
+    units_sq: Array,
+    z: Array,
+    *,
+    bandwidth: float,
+    scale: float,
+    threshold: float,
+    margin: float,
+    unit_x0: bool,
+) -> tuple[Array, Array, Evidence]:
     """The released program's step: x0' = x0 - scale E_unsafe, fresh noise, and the old eps.
 
     Args:

@@ -40,10 +40,23 @@ def lean(evidence: Array, doubts: Any, moved: Array, bank: Bank, bandwidth: Any)
 
 
 def ratio(
-    x: Array, x0: Array, row: Row, bank: Bank, latched: Array, *,
-    opens: float, sure: float, releases: float, tau: float, repulsion: float, bandwidth: float,
-    aim_bandwidth: float, sharpness: float = 1.0, doubts: float | None = None, plain: Array | None = None,
-) -> tuple[Array, Array, Evidence]:  # fmt: skip
+    x: Array,
+    x0: Array,
+    row: Row,
+    bank: Bank,
+    latched: Array,
+    *,
+    opens: float,
+    sure: float,
+    releases: float,
+    tau: float,
+    repulsion: float,
+    bandwidth: float,
+    aim_bandwidth: float,
+    sharpness: float = 1.0,
+    doubts: float | None = None,
+    plain: Array | None = None,
+) -> tuple[Array, Array, Evidence]:
     """The density ratio as a gate, and both banks as the direction.
 
     The gate looks at x0, the picture that the model foresees (:func:`foreseen_log_ratio`). Where it is
@@ -102,9 +115,18 @@ def ratio(
 
 
 def ratio_by_regions(
-    x: Array, x0: Array, row: Row, bank: Bank, latched: Array, regions: Regions, *, opens: float,
-    bandwidth: float, plain: Array | None, **numbers: Any,
-) -> tuple[Array, Evidence]:  # fmt: skip
+    x: Array,
+    x0: Array,
+    row: Row,
+    bank: Bank,
+    latched: Array,
+    regions: Regions,
+    *,
+    opens: float,
+    bandwidth: float,
+    plain: Array | None,
+    **numbers: Any,
+) -> tuple[Array, Evidence]:
     """:func:`ratio` of each region: pictures x0', and the evidence of each region.
 
     Of regions that overlap there are many, and few are open: the others are left at what the gate needs.

@@ -212,7 +212,7 @@ def largest(values: Array, count: int) -> Array:
 
 
 def strongest_foreseen(x0: Array, bank: Bank, bandwidth: Any, regions: Regions) -> Array:
-    """:func:`~safegen.guard.bank.foreseen_log_ratio` of each picture's strongest region: (B, C, H, W) to (B,)."""
+    """:func:`foreseen_log_ratio` of each picture's strongest region: (B, C, H, W) to (B,)."""
     values = foreseen_log_ratio(cut(x0, regions), bank, bandwidth)
     return largest(values, regions.count(x0.shape))
 

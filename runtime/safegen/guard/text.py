@@ -116,9 +116,14 @@ def eps_factor(row: Row) -> float:
 
 
 def sld(
-    predict: Predict, cond: Conditioning, uncond: Conditioning, unsafe: Conditioning,
-    guidance_scale: float, settings: Sld, rows: Sequence[Row],
-) -> Model:  # fmt: skip
+    predict: Predict,
+    cond: Conditioning,
+    uncond: Conditioning,
+    unsafe: Conditioning,
+    guidance_scale: float,
+    settings: Sld,
+    rows: Sequence[Row],
+) -> Model:
     """Classifier-free guidance with SLD's correction, for one walk over ``rows``.
 
     In terms of eps: mu = min(|eps_c - eps_s| S, 1) where eps_c - eps_s < lambda, else 0;
@@ -151,9 +156,13 @@ def sld(
 
 
 def switched(
-    predict: Predict, filtered: Conditioning, plain: Conditioning, last_steps: NDArray[np.int64],
-    uncond: Conditioning | None, guidance_scale: float,
-) -> Model:  # fmt: skip
+    predict: Predict,
+    filtered: Conditioning,
+    plain: Conditioning,
+    last_steps: NDArray[np.int64],
+    uncond: Conditioning | None,
+    guidance_scale: float,
+) -> Model:
     """Guidance by SAFREE's filtered states up to each sample's last step, (B,), then by the plain ones."""
     xp = array_namespace(next(iter(plain.values())))
     steps, unfiltered = count(), guided(predict, plain, uncond, guidance_scale)

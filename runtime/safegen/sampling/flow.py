@@ -56,8 +56,14 @@ class FlowSchedule:
         return shift * levels / (1 + (shift - 1) * levels)
 
 
-_UNKNOWN = ("shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
-            "invert_sigmas", "stochastic_sampling")  # fmt: skip
+_UNKNOWN = (
+    "shift_terminal",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "invert_sigmas",
+    "stochastic_sampling",
+)
 
 
 def read_flow(config: Mapping[str, Any]) -> FlowSchedule:

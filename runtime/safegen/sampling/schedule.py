@@ -111,8 +111,11 @@ def read_schedule(config: Mapping[str, Any], *, pixels: bool = False) -> Schedul
     )
 
 
-_SPACING = {"EulerDiscrete": "linspace", "EulerAncestralDiscrete": "linspace",
-            "DPMSolverMultistep": "linspace"}  # fmt: skip
+_SPACING = {
+    "EulerDiscrete": "linspace",
+    "EulerAncestralDiscrete": "linspace",
+    "DPMSolverMultistep": "linspace",
+}
 
 
 def _class_name(config: Mapping[str, Any]) -> str:

@@ -93,15 +93,21 @@ def _x0_from_output(prediction_type: str, alpha: float, sigma: float) -> tuple[f
     return 0.0, 1.0
 
 
-def _preserving(schedule: NoiseSchedule, timestep: float, abcd: tuple[float, float, float, float],
-                alpha: float, sigma: float) -> Row:  # fmt: skip
+def _preserving(
+    schedule: NoiseSchedule,
+    timestep: float,
+    abcd: tuple[float, float, float, float],
+    alpha: float,
+    sigma: float,
+) -> Row:
     """A row in variance-preserving coordinates."""
     x0_x, x0_out = _x0_from_output(schedule.prediction_type, alpha, sigma)
     return Row(timestep, 1.0, x0_x, x0_out, *abcd, alpha, sigma)
 
 
-def _exploding(schedule: NoiseSchedule, timestep: float, abcd: tuple[float, float, float, float],
-               level: float) -> Row:  # fmt: skip
+def _exploding(
+    schedule: NoiseSchedule, timestep: float, abcd: tuple[float, float, float, float], level: float
+) -> Row:
     """A row in variance-exploding coordinates: x = x0 + level n."""
     scale = 1 / np.hypot(1.0, level)
     x0_x, x0_out = _x0_from_output(schedule.prediction_type, scale, level * scale)

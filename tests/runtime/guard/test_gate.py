@@ -4,12 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from safegen.guard.bandwidth import bandwidth_of
 from safegen.guard.bank import Bank
-from safegen.guard.bank import make_bank as make_guard_bank
 from safegen.guard.gate import LOG_SNR_GRID, Calibration, density_curves, hurried, thresholds
 from safegen_engines.freeze.curves import calibrate
 
@@ -97,24 +93,6 @@ def test_between_pure_noise_and_the_next_level_the_rate_holds(measured) -> None:
 def test_no_plan_goes_unwatched(measured, plan: list[float]) -> None:
     """Not even one of a single step from pure noise: the model foresees a picture there, too."""
     assert np.isfinite(thresholds(measured[1], 0.02, plan).opens).all()
-
-
-@given(st.integers(0, 1000), st.floats(0.1, 30))
-def test_the_bandwidth_is_in_the_units_of_the_bank(seed: int, scale: float) -> None:
-    """Latents of another autoencoder are larger or smaller; the gate must not notice."""
-    refs = np.random.default_rng(seed).standard_normal((20, 3, 2, 2)).astype(np.float32)
-    banks = [make_guard_bank(rows, rows) for rows in (refs, refs * np.float32(scale))]
-    assert bandwidth_of(banks[1]) == pytest.approx(scale * bandwidth_of(banks[0]), rel=1e-3)
-
-
-def test_a_few_scattered_images_get_hardly_wider_kernels_than_ordinary_ones() -> None:
-    """Else what lies between them, and is nobody's business, counts as unsafe."""
-    rng = np.random.default_rng(0)
-    ordinary = rng.standard_normal((200, 1, 2, 2)).astype(np.float32)
-    scattered = 20 * rng.standard_normal((5, 1, 2, 2)).astype(np.float32)
-    kernels = bandwidth_of(make_guard_bank(ordinary, ordinary))
-    assert bandwidth_of(make_guard_bank(scattered, ordinary)) == pytest.approx(1.2 * kernels, rel=1e-3)
-    assert bandwidth_of(make_guard_bank(ordinary, scattered)) == pytest.approx(kernels, rel=1e-3)
 
 
 def test_negation_images_stand_above_benign_ones(measured) -> None:
