@@ -39,7 +39,7 @@ NUMBERS: dict[str, tuple[str, ...]] = {
     "bank-mean": ("scale",),
     "off": (),
 }
-"""What each guard takes besides, as its function in :mod:`safegen.guard.bank` names it. ``renoise-only`` is
+"""What each guard takes besides, as its function in ``safegen.guard`` names it. ``renoise-only`` is
 ``official`` with scale 0. Where no picture is in doubt, ``doubts`` is :data:`NO_DOUBT`; graphs of regions do
 not read it."""
 
