@@ -89,13 +89,13 @@ int run(int argc, char** argv) {
     return true;
   });
   const double drawn = seconds_since(drawing);
-  safegen::Json records = safegen::Json::array();
+  safegen::detail::Json records = safegen::detail::Json::array();
   for (std::size_t i = 0; i < pictures.size(); ++i) {
     const auto& [width, height, rgb, verdict] = pictures[i];
     const std::string file = path_of(arguments.out, i, pictures.size());
     if (!stbi_write_png(file.c_str(), static_cast<int>(width), static_cast<int>(height), 3, rgb.data(), static_cast<int>(3 * width)))
       throw safegen::Error(safegen::Code::usage, file + ": cannot be written.");
-    safegen::Json record = {{"file", file}, {"guard", verdict.guard}, {"steps", verdict.steps}, {"opened", verdict.opened}, {"leaned", verdict.leaned}};
+    safegen::detail::Json record = {{"file", file}, {"guard", verdict.guard}, {"steps", verdict.steps}, {"opened", verdict.opened}, {"leaned", verdict.leaned}};
     if (verdict.strongest_evidence) {
       record["strongest_evidence"] = *verdict.strongest_evidence;
       record["nearest_reference"] = *verdict.nearest_reference;
@@ -105,7 +105,7 @@ int run(int argc, char** argv) {
       std::cout << file << "\n  guard " << verdict.guard << ": gate opened at " << verdict.opened << " of " << verdict.steps << " steps\n";
   }
   if (arguments.json)
-    std::cout << safegen::Json{{"pictures", records}, {"open_seconds", opened}, {"draw_seconds", drawn}, {"step_marks", marks}}.dump() << "\n";
+    std::cout << safegen::detail::Json{{"pictures", records}, {"open_seconds", opened}, {"draw_seconds", drawn}, {"step_marks", marks}}.dump() << "\n";
   return 0;
 }
 

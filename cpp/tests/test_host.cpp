@@ -8,6 +8,7 @@
 #include <thread>
 
 using namespace safegen;
+using namespace safegen::detail;
 
 namespace {
 
