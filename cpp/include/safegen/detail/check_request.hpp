@@ -1,6 +1,7 @@
-// Whether a request has a meaning for an engine. Python refuses the same, in the same words.
+// Whether a request has a meaning for an engine, in Python's words, and whether this host can draw it.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -40,13 +41,40 @@ inline void check_guidance(const Manifest& manifest, const Request& request) {
   require(scale > 1.0, "negative_prompt: guidance_scale is " + Json(scale).dump() + ", which leaves it out; give one above 1.");
 }
 
-/// Throws Error where the request has no meaning.
-inline void check_request(const Manifest& manifest, const Request& request) {
-  require(request.count >= 1 && request.count <= 1024, "count goes from 1 to 1024.");
-  require(request.seed <= std::numeric_limits<std::uint64_t>::max() - static_cast<std::uint64_t>(request.count - 1),
+/// n, seed and batch_size.
+inline void check_counts(const Request& request) {
+  require(request.n >= 1, "n is " + std::to_string(request.n) + "; it is 1 or more.");
+  require(request.batch_size >= 1 && request.batch_size <= 1024,
+          "batch_size is " + std::to_string(request.batch_size) + "; it goes from 1 to 1024.");
+  require(request.seed <= std::numeric_limits<std::uint64_t>::max() - static_cast<std::uint64_t>(request.n - 1),
           "seed goes from 0 to 2^64 - 1.");
+}
+
+/// What Python draws and this host does not: the step graphs and the schedule are of one solver and one size.
+inline void check_supported(const Manifest& manifest, const Request& request) {
+  const Defaults& fixed = manifest.defaults;
+  const auto text = [](std::int64_t width, std::int64_t height) { return std::to_string(width) + "x" + std::to_string(height); };
+  require(!request.solver || *request.solver == fixed.solver,
+          "solver is '" + request.solver.value_or("") + "'; the C++ host draws with this engine's, " + fixed.solver +
+              ", alone. Use the Python package for another.");
+  const auto [width, height] = request.size.value_or(std::array<std::int64_t, 2>{fixed.width, fixed.height});
+  require(width == fixed.width && height == fixed.height,
+          "size is " + text(width, height) + "; the C++ host draws at this engine's, " + text(fixed.width, fixed.height) +
+              ", alone. Use the Python package for another.");
+  const std::string instead = ": the C++ host does not take it. Use the Python package, or leave it out.";
+  require(!request.text_guard, "text_guard" + instead);
+  require(request.concepts.empty(), "concepts" + instead);
+  require(!request.init, "init" + instead);
+  require(!request.strength, "strength" + instead);
+  require(!request.mask, "mask" + instead);
+}
+
+/// Throws Error where the request has no meaning, or this host cannot draw it.
+inline void check_request(const Manifest& manifest, const Request& request) {
+  check_counts(request);
   check_subject(manifest, request);
   check_guidance(manifest, request);
+  check_supported(manifest, request);
 }
 
 }  // namespace safegen::detail

@@ -1,6 +1,8 @@
-// A request drawn: checked, bound to a guard and a plan, denoised, decoded.
+// A request drawn: checked, bound to a guard and a plan, drawn batch by batch.
 #pragma once
 
+#include <algorithm>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -37,6 +39,20 @@ inline Job plan_request(const Engine& engine, const Request& request) {
   return {std::move(table), std::move(guard), guided ? scale : 1.0, std::move(inputs)};
 }
 
+/// Draw a batch and hand out each picture as soon as it is decoded.
+template <typename Take>
+void draw_batch(const Engine& engine, const Job& job, const Batch& batch, const Tensors& inputs,
+                const std::function<void()>& on_step, Take take) {
+  std::vector<Verdict> verdicts(static_cast<std::size_t>(batch.count));
+  for (Verdict& verdict : verdicts) verdict.guard = job.guard.mode, verdict.steps = job.table.rows.size();
+  const Ort::Value latents = denoise(engine, job, batch, inputs, verdicts, on_step);
+  for (std::size_t p = 0; p < verdicts.size(); ++p) {
+    Picture picture = to_picture(decode_latents(engine, latents, p));
+    picture.verdict = std::move(verdicts[p]);
+    take(p, std::move(picture));
+  }
+}
+
 }  // namespace detail
 
 inline Pipeline::Pipeline(const std::filesystem::path& engine, const std::filesystem::path& bundle, const DeviceOptions& options)
@@ -44,23 +60,36 @@ inline Pipeline::Pipeline(const std::filesystem::path& engine, const std::filesy
 
 inline Pipeline::~Pipeline() = default;
 
-inline std::vector<Picture> Pipeline::draw(const Request& request, const Progress& progress) const {
+inline void Pipeline::draw(const Request& request, const OnPicture& on_picture, const Progress& progress) const {
   const detail::Job job = detail::plan_request(*engine_, request);
-  const std::size_t steps = job.table.rows.size();
+  const auto n = static_cast<std::uint64_t>(request.n), size = static_cast<std::uint64_t>(request.batch_size);
+  const std::size_t steps = job.table.rows.size(), count = static_cast<std::size_t>((n - 1) / size + 1) * steps;
   std::size_t done = 0;
   const auto on_step = [&] {
-    if (progress && !progress(++done, steps)) throw Error(Code::cancelled, "stopped by the caller.");
+    ++done;
+    if (progress && !progress(done, count)) throw Error(Code::cancelled, "stopped by the caller.");
   };
-  const detail::Batch batch{request.seed, request.count};
-  std::vector<Verdict> verdicts(static_cast<std::size_t>(batch.count));
-  for (Verdict& verdict : verdicts) verdict.guard = job.guard.mode, verdict.steps = steps;
-  const detail::Tensors inputs = detail::batch_inputs(engine_->component(engine_->manifest().model), job.inputs, batch.count);
-  const Ort::Value latents = detail::denoise(*engine_, job, batch, inputs, verdicts, on_step);
-  std::vector<Picture> pictures;
-  for (std::size_t p = 0; p < verdicts.size(); ++p) {
-    pictures.push_back(detail::to_picture(detail::decode_latents(*engine_, latents, p)));
-    pictures.back().verdict = std::move(verdicts[p]);
+  const detail::Session& model = engine_->component(engine_->manifest().model);
+  detail::Tensors inputs;
+  std::int64_t inputs_count = 0;  // the last batch may be smaller
+  for (std::uint64_t first = 0; first < n; first += size) {
+    const detail::Batch batch{request.seed + first, static_cast<std::int64_t>(std::min(size, n - first))};
+    if (batch.count != inputs_count) inputs = detail::batch_inputs(model, job.inputs, batch.count);
+    inputs_count = batch.count;
+    detail::draw_batch(*engine_, job, batch, inputs, on_step, [&](std::size_t p, Picture picture) {
+      if (on_picture && !on_picture(static_cast<std::size_t>(first) + p, std::move(picture)))
+        throw Error(Code::cancelled, "stopped by the caller.");
+    });
   }
+}
+
+inline std::vector<Picture> Pipeline::draw(const Request& request, const Progress& progress) const {
+  std::vector<Picture> pictures;
+  const OnPicture keep = [&](std::size_t, Picture picture) {
+    pictures.push_back(std::move(picture));
+    return true;
+  };
+  draw(request, keep, progress);
   return pictures;
 }
 

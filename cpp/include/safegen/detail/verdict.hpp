@@ -15,7 +15,10 @@ inline void add_step(const Job& job, std::size_t i, const Tensors& outputs, std:
     const Watch seen{i, row.timestep, row.log_snr(), outputs.at("value").GetTensorData<float>()[p],
                      outputs.at("weight").GetTensorData<float>()[p], outputs.at("nearest").GetTensorData<std::int64_t>()[p]};
     Verdict& verdict = verdicts[p];
-    verdict.opened += seen.weight > 0.0f;
+    // ratio's gate, once open, stays open: its step graph carries that along as `latched`
+    const bool latched = verdict.guard == "ratio" && verdict.opened > 0;
+    verdict.opened += seen.evidence > 0.0f || latched;
+    verdict.corrected += seen.weight > 0.0f;
     verdict.leaned += seen.weight < 0.0f;
     if (!verdict.strongest_evidence || seen.evidence > *verdict.strongest_evidence)
       verdict.strongest_evidence = seen.evidence, verdict.nearest_reference = seen.nearest;
