@@ -67,9 +67,9 @@ typedef struct {
 typedef struct {
   const char* guard; /* lives as long as the picture */
   size_t steps;
-  size_t opened;    /* at so many of them the gate was open: evidence above 0 or, with ratio, at a step before */
-  size_t corrected; /* at so many the guard changed the picture: weight above 0 */
-  size_t leaned;    /* at so many a picture in doubt was leaned away, the gate shut */
+  size_t opened;             /* at so many of them the gate was open: evidence above 0 or, with ratio, at a step before */
+  size_t corrected;          /* at so many the guard changed the picture: weight above 0 */
+  size_t leaned;             /* at so many a picture in doubt was leaned away, the gate shut */
   int looked;                /* 0 where the guard looked at no step; the next two then mean nothing */
   float strongest_evidence;  /* the gate opens above 0 */
   int64_t nearest_reference; /* at the step of the strongest evidence */
@@ -96,7 +96,7 @@ SAFEGEN_API void safegen_close(safegen_engine* engine);
 SAFEGEN_API void safegen_request_init(safegen_request* request);
 
 /* Draw the pictures of a request, batch by batch, and hand out each one as soon as it is finished: memory does not
- * grow with their number. Those handed out before an error stay good. progress may be NULL. */
+ * grow with their number. An error takes back none that was handed out before it. progress may be NULL. */
 SAFEGEN_API safegen_status safegen_draw_each(const safegen_engine* engine, const safegen_request* request,
                                              safegen_on_picture on_picture, safegen_progress progress, void* user);
 
