@@ -1,11 +1,11 @@
 // The manifest's reader, behind the seal.
-#include <safegen/manifest.hpp>
+#include <safegen/detail/manifest.hpp>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  safegen::read_seal(text);
+  safegen::detail::read_seal(text);
   try {
-    safegen::parse_manifest(text);
+    safegen::detail::parse_manifest(text);
   } catch (const std::exception&) {
   }
   return 0;

@@ -4,6 +4,7 @@
 #include <safegen/safegen.hpp>
 
 using namespace safegen;
+using namespace safegen::detail;
 
 namespace {
 
@@ -73,9 +74,9 @@ TEST_CASE("whole numbers are written as such, and fit") {
 }
 
 TEST_CASE("what is not finite is in no bank and no curve") {
-  CHECK(detail::finite({1, -2}).size() == 2);
+  CHECK(finite({1, -2}).size() == 2);
   for (const float odd : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), std::nanf("")})
-    CHECK_THROWS(detail::finite({1, odd}));
+    CHECK_THROWS(finite({1, odd}));
 }
 
 TEST_CASE("noise is that of the Python package") {
@@ -88,14 +89,14 @@ TEST_CASE("noise is that of the Python package") {
 }
 
 TEST_CASE("quantiles and curves are NumPy's") {
-  CHECK(detail::quantile({4, 1, 3, 2}, 0.9) == doctest::Approx(3.7));
-  CHECK(detail::quantile({5}, 0.3) == 5.0);
+  CHECK(quantile({4, 1, 3, 2}, 0.9) == doctest::Approx(3.7));
+  CHECK(quantile({5}, 0.3) == 5.0);
   const std::vector<float> known = {-1, 0, 2};
   const std::vector<double> curve = {10, 20, 40};
-  CHECK(detail::interpolate(-9, known, curve) == 10);
-  CHECK(detail::interpolate(-0.5, known, curve) == doctest::Approx(15));
-  CHECK(detail::interpolate(1, known, curve) == doctest::Approx(30));
-  CHECK(detail::interpolate(std::numeric_limits<double>::infinity(), known, curve) == 40);
+  CHECK(interpolate(-9, known, curve) == 10);
+  CHECK(interpolate(-0.5, known, curve) == doctest::Approx(15));
+  CHECK(interpolate(1, known, curve) == doctest::Approx(30));
+  CHECK(interpolate(std::numeric_limits<double>::infinity(), known, curve) == 40);
 }
 
 TEST_CASE("regions lie where Python has them") {
@@ -103,8 +104,8 @@ TEST_CASE("regions lie where Python has them") {
   const std::vector<std::array<std::int64_t, 3>> known = {{4, 4, 4},    {8, 4, 7},    {64, 2, 33},   {100, 2, 51}, {128, 2, 33},
                                                           {132, 2, 34}, {192, 2, 33}, {260, 4, 196}, {512, 4, 97}};
   for (const auto& [length, sides, count] : known) {
-    CHECK(detail::regions_along(length, sides, true) == count);
-    CHECK(detail::regions_along(length, sides, false) == sides);
+    CHECK(regions_along(length, sides, true) == count);
+    CHECK(regions_along(length, sides, false) == sides);
   }
 }
 
@@ -129,7 +130,7 @@ TEST_CASE("a bundle's guard has settings that this version knows, of the kind an
   for (const char* text : {R"({"mode": "off"})", R"({"mode": "ratio", "false_positive_rate": 0, "repulsion": -1.5})",
                            R"({"mode": "paper", "quantile": 1})", R"({"mode": "sgf", "gamma": null})",
                            R"({"mode": "official", "gate": false, "first_steps": 12})", R"({"mode": "spell", "radius": 0.5})"})
-    detail::check_settings(read(text));
+    check_settings(read(text));
   for (const char* text :
        {"null", "[]", "{}", R"({"mode": 5})", R"({"mode": null})", R"({"mode": "stronger"})", R"({"mode": "off", "strength": 2})",
         R"({"mode": "ratio", "repulsion": null})", R"({"mode": "ratio", "repulsion": "1"})", R"({"mode": "ratio", "repulsion": true})",
@@ -137,5 +138,5 @@ TEST_CASE("a bundle's guard has settings that this version knows, of the kind an
         R"({"mode": "paper", "quantile": 1.1})", R"({"mode": "paper", "quantile": 1e30})", R"({"mode": "theorem", "w_max": 0})",
         R"({"mode": "official", "gate": 0})", R"({"mode": "official", "first_steps": 1e30})", R"({"mode": "official", "first_steps": 1.5})",
         R"({"mode": "official", "bandwidth": -1})", R"({"mode": "spell", "radius": "near"})"})
-    CHECK_THROWS(detail::check_settings(read(text)));
+    CHECK_THROWS(check_settings(read(text)));
 }

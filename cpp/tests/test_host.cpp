@@ -8,6 +8,7 @@
 #include <thread>
 
 using namespace safegen;
+using namespace safegen::detail;
 
 namespace {
 
@@ -91,13 +92,60 @@ TEST_CASE("what does not fit is refused in one line") {
   CHECK(contains(refused(text, [](Request& r) { r.prompt = "x", r.class_label = 1; }), "knows no classes"));
   CHECK(contains(refused(text, [](Request& r) { r.prompt = "x", r.steps = 777; }), "1 to 50"));
   CHECK(contains(refused(text, [](Request& r) { r.prompt = "x", r.guard = "paper:x"; }), "presets are"));
-  CHECK(contains(refused(text, [](Request& r) { r.prompt = "x", r.count = 0; }), "count goes from 1"));
+  CHECK(contains(refused(text, [](Request& r) { r.prompt = "x", r.steps = 0; }), "1steps is 0"));
+  CHECK(contains(refused(text, [](Request& r) { r.prompt = "x", r.steps = -1; }), "1steps is -1"));
   CHECK(contains(refused(text, [](Request& r) { r.prompt = "\xff"; }), "UTF-8"));
-  CHECK(contains(refused(text, [](Request& r) { r.prompt = "x", r.guidance_scale = -1.0; }), "guidance_scale"));
-  CHECK(contains(refused(text, [](Request& r) { r.prompt = "x", r.seed = ~std::uint64_t{0}, r.count = 2; }), "2^64"));
+  for (const double odd : {-1.0, std::nan(""), std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()})
+    CHECK(contains(refused(text, [&](Request& r) { r.prompt = "x", r.guidance_scale = odd; }), "1guidance_scale is "));
+  CHECK(contains(refused(text, [](Request& r) { r.prompt = "x", r.seed = ~std::uint64_t{0}, r.n = 2; }), "2^64"));
   CHECK(contains(refused(classes, [](Request& r) { r.class_label = 99; }), "this model knows 0 to"));
   CHECK(contains(refused(classes, [](Request& r) { r.prompt = "x"; }), "its model knows no text"));
   CHECK(contains(refused(classes, [](Request& r) { r.negative_prompt = "x"; }), "takes none"));
+}
+
+TEST_CASE("what Python alone draws is refused by the name of its field, never left out") {
+  const Pipeline pipeline(models() / "fashion");
+  const auto refused = [&](auto change) {
+    Request request = sneaker(1);
+    change(request);
+    const auto [code, line] = thrown([&] { pipeline.draw(request); });
+    CHECK(code == static_cast<int>(Code::usage));
+    CHECK(line.find('\n') == std::string::npos);
+    CHECK(contains(line, "Use the Python package"));
+    return line.substr(0, line.find_first_of(" :"));
+  };
+  CHECK(refused([](Request& r) { r.solver = "euler"; }) == "solver");
+  CHECK(refused([](Request& r) { r.size = {64, 32}; }) == "size");
+  CHECK(refused([](Request& r) { r.size = {32, -1}; }) == "size");
+  CHECK(refused([](Request& r) { r.text_guard = "safree"; }) == "text_guard");
+  CHECK(refused([](Request& r) { r.concepts = {"sneaker"}; }) == "concepts");
+  CHECK(refused([](Request& r) { r.init = Image{}; }) == "init");
+  CHECK(refused([](Request& r) { r.strength = 0.8; }) == "strength");
+  CHECK(refused([](Request& r) { r.mask = Image{}; }) == "mask");
+}
+
+TEST_CASE("counts that draw nothing, or more than memory holds, are refused") {
+  const Pipeline pipeline(models() / "fashion");
+  const auto refused = [&](auto change) {
+    Request request = sneaker(1);
+    change(request);
+    return thrown([&] { pipeline.draw(request, OnPicture()); });
+  };
+  for (const std::int64_t odd : {std::int64_t{0}, std::int64_t{-1}, std::numeric_limits<std::int64_t>::min()}) {
+    CHECK(contains(refused([&](Request& r) { r.n = odd; }).second, "n is "));
+    CHECK(contains(refused([&](Request& r) { r.batch_size = odd; }).second, "batch_size is "));
+  }
+  CHECK(contains(refused([](Request& r) { r.batch_size = 1025; }).second, "1 to 1024"));
+  CHECK(contains(refused([](Request& r) { r.seed = ~std::uint64_t{0} - 3, r.n = 5; }).second, "2^64"));
+}
+
+TEST_CASE("the engine's own solver and size may be named") {
+  const Pipeline pipeline(models() / "fashion");
+  Request request = sneaker(1);
+  const Picture plain = pipeline.draw(request)[0];
+  request.solver = "ddim";
+  request.size = {32, 32};
+  CHECK(pipeline.draw(request)[0].rgb == plain.rgb);
 }
 
 TEST_CASE("an engine that was not built to draw unguarded does not") {
@@ -130,22 +178,71 @@ TEST_CASE("one handle draws on many threads, the same pictures as alone") {
   for (std::size_t i = 0; i < together.size(); ++i) CHECK(together[i][0].rgb == pipeline.draw(sneaker(i))[0].rgb);
 }
 
-TEST_CASE("pictures of one request are those of their seeds") {
-  const Pipeline pipeline(models() / "pixels", {}, {Provider::cpu, 0, 1});
-  Request request;
-  request.class_label = 3;
-  request.steps = 4;
-  request.seed = 5;
-  request.count = 3;
-  const std::vector<Picture> batch = pipeline.draw(request);
-  request.count = 1;
-  for (std::size_t i = 0; i < batch.size(); ++i) {
-    request.seed = 5 + i;
-    const Picture alone = pipeline.draw(request)[0];
-    int most = 0;
-    for (std::size_t p = 0; p < alone.rgb.size(); ++p) most = std::max(most, std::abs(alone.rgb[p] - batch[i].rgb[p]));
-    CHECK(most <= 1);
+/// The greatest difference of two pictures, in shades.
+int distance(const Picture& a, const Picture& b) {
+  REQUIRE(a.rgb.size() == b.rgb.size());
+  int most = 0;
+  for (std::size_t p = 0; p < a.rgb.size(); ++p) most = std::max(most, std::abs(a.rgb[p] - b.rgb[p]));
+  return most;
+}
+
+TEST_CASE("pictures of one request are those of their seeds, in batches or one by one") {
+  Request text = sneaker(5, 4), label;
+  label.class_label = 3;
+  label.steps = 4;
+  label.seed = 5;
+  for (auto& [name, request] : {std::pair("fashion", text), std::pair("pixels", label)}) {
+    const Pipeline pipeline(models() / name, {}, {Provider::cpu, 0, 1});
+    Request asked = request;
+    asked.n = 5;
+    asked.batch_size = 2;
+    const std::vector<Picture> batches = pipeline.draw(asked);
+    asked.batch_size = 1;
+    const std::vector<Picture> singles = pipeline.draw(asked);
+    REQUIRE((batches.size() == 5 && singles.size() == 5));
+    asked.n = 1;
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      asked.seed = 5 + i;
+      const Picture alone = pipeline.draw(asked)[0];
+      CHECK(alone.rgb == singles[i].rgb);
+      CHECK(distance(alone, batches[i]) <= 1);  // sums of a batch run in another order
+      CHECK(alone.verdict.opened == batches[i].verdict.opened);
+    }
   }
+}
+
+TEST_CASE("pictures are handed out in order, each batch before the next is begun") {
+  const Pipeline pipeline(models() / "fashion");
+  Request request = sneaker(1);
+  request.n = 5;
+  request.batch_size = 2;
+  std::vector<std::pair<std::size_t, std::size_t>> handed_out;  // which, after how many steps
+  std::size_t steps = 0;
+  pipeline.draw(
+      request,
+      [&](std::size_t i, Picture picture) {
+        CHECK(picture.rgb.size() == 3 * 32 * 32);
+        CHECK(picture.verdict.trace.size() == 6);
+        handed_out.emplace_back(i, steps);
+        return true;
+      },
+      [&](std::size_t done, std::size_t count) {
+        CHECK(done == ++steps);
+        CHECK(count == 18);
+        return true;
+      });
+  CHECK(handed_out == std::vector<std::pair<std::size_t, std::size_t>>{{0, 6}, {1, 6}, {2, 12}, {3, 12}, {4, 18}});
+}
+
+TEST_CASE("who takes the pictures can stop, and keeps those that were handed out") {
+  const Pipeline pipeline(models() / "fashion");
+  Request request = sneaker(1);
+  request.n = std::numeric_limits<std::int64_t>::max();  // never all of them: memory does not grow with n
+  request.batch_size = 2;
+  std::size_t taken = 0;
+  const auto stopped = thrown([&] { pipeline.draw(request, [&](std::size_t, const Picture&) { return ++taken < 3; }); });
+  CHECK(stopped.first == static_cast<int>(Code::cancelled));
+  CHECK(taken == 3);
 }
 
 TEST_CASE("progress counts the steps and can stop them") {
@@ -160,6 +257,28 @@ TEST_CASE("progress counts the steps and can stop them") {
   });
   CHECK(stopped.first == static_cast<int>(Code::cancelled));
   CHECK(reached == 3);
+}
+
+TEST_CASE("a gate that was open and changed nothing is told from one that changed the picture") {
+  const std::vector<float> evidence = {-1, 1, -0.5f, 2, -1}, weight = {0, 1, 0, 0, 0.5f};
+  const auto verdict = [&](const char* mode) {
+    const Job job{{std::vector<Row>(evidence.size(), Row{500, 1, 1, 0, 1, 0, 0, 0, 0.6, 0.8})}, {mode, {}}, 1.0, {}};
+    std::vector<Verdict> verdicts(1);
+    verdicts[0].guard = mode;
+    for (std::size_t i = 0; i < evidence.size(); ++i) {
+      Tensors outputs;
+      outputs.emplace("value", host_tensor<float>({1}, {evidence[i]}));
+      outputs.emplace("weight", host_tensor<float>({1}, {weight[i]}));
+      outputs.emplace("nearest", host_tensor<std::int64_t>({1}, {7}));
+      add_step(job, i, outputs, verdicts);
+    }
+    return verdicts[0];
+  };
+  const Verdict latched = verdict("ratio"), plain = verdict("paper");
+  CHECK(latched.opened == 4);  // once open, ratio's gate stays open
+  CHECK(plain.opened == 2);
+  CHECK((latched.corrected == 2 && plain.corrected == 2));
+  CHECK(*latched.strongest_evidence == 2.0f);
 }
 
 TEST_CASE("a provider that is not here is never replaced by the CPU") {

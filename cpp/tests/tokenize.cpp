@@ -2,17 +2,17 @@
 //
 //   tokenize TOKENIZER.json LENGTH PAD_TOKEN < prompts
 #include <iostream>
-#include <safegen/file.hpp>
-#include <safegen/tokenizer.hpp>
+#include <safegen/detail/file.hpp>
+#include <safegen/detail/tokenizer.hpp>
 
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
-  const safegen::MappedFile file(argv[1], safegen::Code::engine);
-  const safegen::Tokenizer tokenizer(file.text());
+  const safegen::detail::MappedFile file(argv[1], safegen::Code::engine);
+  const safegen::detail::Tokenizer tokenizer(file.text());
   const auto pad = tokenizer.id_of(argv[3]);
   if (!pad) return 1;
   for (std::string line; std::getline(std::cin, line);) {
-    const auto prompt = safegen::Json::parse(line).get<std::string>();
-    std::cout << safegen::Json(tokenizer.encode(prompt, std::stoul(argv[2]), *pad)).dump() << "\n";
+    const auto prompt = safegen::detail::Json::parse(line).get<std::string>();
+    std::cout << safegen::detail::Json(tokenizer.encode(prompt, std::stoul(argv[2]), *pad)).dump() << "\n";
   }
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,19 @@ ASKED = {
 }
 
 
+def counts_of(record: dict[str, Any]) -> tuple[int, ...]:
+    return record["opened"], record["corrected"], record["leaned"]
+
+
+def counts_of_trace(verdict: Any) -> tuple[int, ...]:
+    """The counts of a Python verdict by their definition: ratio's gate, once open, stays open."""
+    opened = 0
+    for watch in verdict.trace:
+        opened += watch.evidence > 0 or (verdict.guard == "ratio" and opened > 0)
+    weights = [watch.weight for watch in verdict.trace]
+    return opened, sum(w > 0 for w in weights), sum(w < 0 for w in weights)
+
+
 @pytest.mark.parametrize("guard", [*GUARDS, "off", *(f"official:{preset}" for preset in OFFICIAL_PRESETS)])
 @pytest.mark.parametrize("name", ASKED)
 def test_the_same_picture_with_every_guard(sanitized: Path, tmp_path: Path, name: str, guard: str) -> None:
@@ -53,7 +67,7 @@ def test_the_same_picture_with_every_guard(sanitized: Path, tmp_path: Path, name
         ours, record = draw(sanitized, tiny.EMBEDDED.parent / name, tmp_path / "x.png", *options,
                             "--seed", seed, "--steps", steps, "--guard", guard)  # fmt: skip
         assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
-        assert (record["opened"], record["leaned"]) == (theirs.verdict.opened, theirs.verdict.leaned)
+        assert counts_of(record) == counts_of_trace(theirs.verdict)
         if theirs.verdict.strongest_evidence is not None:
             assert record["strongest_evidence"] == pytest.approx(theirs.verdict.strongest_evidence, rel=0.02)
 
@@ -82,8 +96,46 @@ def test_the_same_picture_of_few_steps(sanitized: Path, tmp_path: Path) -> None:
         ours, record = draw(sanitized, tiny.EMBEDDED, tmp_path / "x.png", "-p", prompt, "--seed", seed,
                             "--steps", 4)  # fmt: skip
         assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
-        assert (record["opened"], record["leaned"]) == (theirs.verdict.opened, theirs.verdict.leaned)
-        assert record["opened"] + record["leaned"] > 0
+        assert counts_of(record) == counts_of_trace(theirs.verdict)
+        assert record["corrected"] + record["leaned"] > 0
+
+
+def test_the_same_pictures_in_batches(sanitized: Path, tmp_path: Path) -> None:
+    """Each of its own seed, in files of its own; the last batch is smaller."""
+    theirs = Pipeline.load()("a photo of a sneaker", seed=3, steps=4, n=5, batch_size=2)
+    options = ("--seed", 3, "--steps", 4, "-n", 5, "--batch-size", 2, "-o", tmp_path / "x.png")
+    run(sanitized / "safegen-generate", tiny.EMBEDDED, "-p", "a photo of a sneaker", *options)
+    assert len(list(tmp_path.iterdir())) == 5
+    for i, picture in enumerate(theirs):
+        ours = np.asarray(Image.open(tmp_path / f"x-{i}.png").convert("RGB")).astype(int)
+        assert np.abs(ours - np.asarray(picture.image)).max() <= 1
+
+
+def test_ctrl_c_loses_no_picture_that_was_finished(sanitized: Path, tmp_path: Path) -> None:
+    """A long series is stopped at the next step; what is on disk is whole."""
+    command = [sanitized / "safegen-generate", tiny.EMBEDDED, "-p", "x", "--steps", 20, "-n", 10_000,
+               "--batch-size", 1, "-o", tmp_path / "x.png"]  # fmt: skip
+    with subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the first picture's
+        process.send_signal(signal.SIGINT)
+        said, wrong = process.communicate(timeout=60)
+    written = sorted(tmp_path.iterdir())
+    assert process.returncode == 130
+    assert wrong == f"stopped; {len(written)} of 10000 pictures are written.\n"
+    assert 1 + said.count(".png") == len(written) < 10_000
+    assert all(Image.open(path).convert("RGB").size == (32, 32) for path in written)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--solver", "euler"), ("--size", "64x32"), ("--size", 64)])
+def test_what_python_alone_draws_is_refused(sanitized: Path, option: str, value: object) -> None:
+    """One line that names the field and the way out, before anything is drawn."""
+    command = [sanitized / "safegen-generate", tiny.EMBEDDED, "-p", "x", option, value]
+    said = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert said.returncode == 2
+    assert re.fullmatch(rf"error: {option[2:]} is .*Use the Python package for another\.\n", said.stderr)
 
 
 def test_a_guard_named_alone_has_the_bundles_settings(sanitized: Path, tmp_path: Path) -> None:
@@ -113,8 +165,9 @@ def test_the_same_picture_by_regions(sanitized: Path, tmp_path: Path, sides: int
         assert np.abs(ours - np.asarray(theirs[0].image)).max() <= 1
         assert np.abs(ours - np.asarray(free[0].image)).max() > 1
         verdict = theirs[0].verdict
-        assert (record["opened"], record["nearest_reference"]) == (verdict.opened, verdict.nearest_reference)
-        assert verdict.opened > 0
+        assert counts_of(record) == counts_of_trace(verdict)
+        assert record["nearest_reference"] == verdict.nearest_reference
+        assert record["corrected"] > 0
         assert verdict.nearest_reference < pipeline.bundle.info.negation_count
 
 
@@ -218,7 +271,10 @@ def test_the_page_for_its_users_builds_as_it_says(configure, dependencies: Path,
         re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("cpp", "cmake", r"sh g\+\+")
     )
     assert program.count("\n") < 30
-    (tmp_path / "draw.cpp").write_text(program, "utf-8")
+    many = re.search(r"```c\+\+\n(.*?)```", page, re.DOTALL)[1]
+    used = f"void draw(const safegen::Pipeline& pipeline, safegen::Request request) {{\n{many}}}\n"
+    saved = "void save(std::size_t, const safegen::Picture&) {}\n"
+    (tmp_path / "draw.cpp").write_text(program + saved + used, "utf-8")
     (tmp_path / "CMakeLists.txt").write_text(cmake, "utf-8")
     release = configure("release", "-DCMAKE_BUILD_TYPE=Release")
     run("cmake", "--install", release, "--prefix", tmp_path / "installed")

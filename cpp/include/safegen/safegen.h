@@ -25,7 +25,7 @@ typedef enum {
   SAFEGEN_ENGINE = 2,    /* an engine that is incomplete, changed, of another schema, or cannot run here */
   SAFEGEN_BUNDLE = 3,    /* a bundle that is missing, changed, or made for another autoencoder */
   SAFEGEN_GUARD = 4,     /* a guard that the engine does not allow, or that has no bundle to guard with */
-  SAFEGEN_CANCELLED = 5, /* the progress function said stop */
+  SAFEGEN_CANCELLED = 5, /* a function of the caller said stop */
   SAFEGEN_INTERNAL = 6   /* out of memory, or a mistake of this library */
 } safegen_status;
 
@@ -34,30 +34,59 @@ typedef enum { SAFEGEN_CPU = 0, SAFEGEN_CUDA = 1, SAFEGEN_TENSORRT = 2, SAFEGEN_
 typedef struct safegen_engine safegen_engine;
 typedef struct safegen_pictures safegen_pictures;
 
-/* What to draw. Fill it with safegen_request_init first; NULL and negative numbers leave the choice to the
- * engine and its bundle. */
+/* Pixels of the caller, height x width x 3. */
 typedef struct {
-  const char* prompt; /* UTF-8 */
-  const char* negative_prompt;
-  const char* guard;   /* ratio, official:nudity, and so on */
-  int64_t class_label; /* for a model of classes */
+  int64_t width, height;
+  const uint8_t* rgb;
+} safegen_image;
+
+/* What to draw, by the names that the Python package has. Fill it with safegen_request_init first; NULL and
+ * negative numbers leave the choice to the engine and its bundle. What this host cannot draw is a field all the
+ * same, and SAFEGEN_USAGE where it is given: never a picture of something else. */
+typedef struct {
+  const char* prompt;          /* UTF-8 */
+  int64_t class_label;         /* for a model of classes */
+  const char* negative_prompt; /* takes the place of the empty prompt in guidance */
   uint64_t seed;
-  int64_t count; /* picture i has seed + i */
-  int64_t steps;
+  int64_t n;          /* pictures, 1 or more; picture i has seed + i */
+  int64_t steps;      /* model evaluations */
+  const char* solver; /* the engine's own alone */
   double guidance_scale;
+  int64_t width, height;       /* in pixels, both or neither; the engine's own alone */
+  const char* guard;           /* ratio, official:nudity, and so on */
+  const char* text_guard;      /* Python's alone */
+  const char* const* concepts; /* of a text guard: Python's alone */
+  size_t concept_count;
+  const safegen_image* init; /* an image to start from: Python's alone */
+  double strength;           /* of init: Python's alone */
+  const safegen_image* mask; /* of init: Python's alone */
+  int64_t batch_size;        /* pictures drawn at a time, 1 to 1024; memory grows with these, not with n */
 } safegen_request;
 
 /* What the guard did to one picture. */
 typedef struct {
-  const char* guard; /* lives as long as the pictures */
-  size_t steps, opened, leaned; /* of these steps the gate opened, or a picture in doubt was leaned away */
+  const char* guard; /* lives as long as the picture */
+  size_t steps;
+  size_t opened;             /* at so many of them the gate was open: evidence above 0 or, with ratio, at a step before */
+  size_t corrected;          /* at so many the guard changed the picture: weight above 0 */
+  size_t leaned;             /* at so many a picture in doubt was leaned away, the gate shut */
   int looked;                /* 0 where the guard looked at no step; the next two then mean nothing */
   float strongest_evidence;  /* the gate opens above 0 */
   int64_t nearest_reference; /* at the step of the strongest evidence */
 } safegen_verdict;
 
-/* Called after each step; 0 stops. */
+/* One picture, handed out as soon as it is finished. */
+typedef struct {
+  int64_t width, height;
+  const uint8_t* rgb; /* height x width x 3 */
+  safegen_verdict verdict;
+} safegen_picture;
+
+/* Called after each step with how many are done and how many all batches of the request take; 0 stops. */
 typedef int (*safegen_progress)(size_t done, size_t count, void* user);
+
+/* Called with picture i of a request, in order; it lives until the function returns. 0 stops. */
+typedef int (*safegen_on_picture)(size_t i, const safegen_picture* picture, void* user);
 
 /* Open and verify an engine folder. bundle may be NULL: the engine's own. threads 0: ONNX Runtime's choice. */
 SAFEGEN_API safegen_status safegen_open(const char* engine, const char* bundle, safegen_provider provider, int device_id,
@@ -66,7 +95,12 @@ SAFEGEN_API void safegen_close(safegen_engine* engine);
 
 SAFEGEN_API void safegen_request_init(safegen_request* request);
 
-/* Draw the pictures of a request. progress may be NULL. */
+/* Draw the pictures of a request, batch by batch, and hand out each one as soon as it is finished: memory does not
+ * grow with their number. An error takes back none that was handed out before it. progress may be NULL. */
+SAFEGEN_API safegen_status safegen_draw_each(const safegen_engine* engine, const safegen_request* request,
+                                             safegen_on_picture on_picture, safegen_progress progress, void* user);
+
+/* The same, all of them at the end. */
 SAFEGEN_API safegen_status safegen_draw(const safegen_engine* engine, const safegen_request* request, safegen_progress progress,
                                         void* user, safegen_pictures** out);
 

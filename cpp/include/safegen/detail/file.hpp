@@ -13,7 +13,7 @@
 #include <string_view>
 #include <utility>
 
-#include "error.hpp"
+#include "../pipeline.hpp"
 
 #ifdef _WIN32
 #define NOMINMAX
@@ -25,7 +25,7 @@
 #include <unistd.h>
 #endif
 
-namespace safegen {
+namespace safegen::detail {
 
 namespace fs = std::filesystem;
 
@@ -127,4 +127,4 @@ inline Seal read_seal(std::string_view content) {
           sha256(content.substr(0, place), std::string_view(zeros), content.substr(place + 64))};
 }
 
-}  // namespace safegen
+}  // namespace safegen::detail

@@ -9,9 +9,9 @@
 #include <string_view>
 #include <vector>
 
-#include "error.hpp"
+#include "../pipeline.hpp"
 
-namespace safegen::unicode {
+namespace safegen::detail::unicode {
 
 /// The code points of a text. Throws Error where it is not UTF-8.
 inline std::vector<char32_t> decode(std::string_view text) {
@@ -97,4 +97,4 @@ inline std::vector<std::string> graphemes(std::string_view text) {
   return found;
 }
 
-}  // namespace safegen::unicode
+}  // namespace safegen::detail::unicode

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "error.hpp"
+#include "../pipeline.hpp"
 #include "safetensors.hpp"
 
-namespace safegen {
+namespace safegen::detail {
 
 /// One step; the state is x = alpha x0 + sigma n.
 struct Row {
@@ -78,4 +78,4 @@ class Schedule {
   double clip_ = 0.0;
 };
 
-}  // namespace safegen
+}  // namespace safegen::detail

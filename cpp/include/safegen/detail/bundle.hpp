@@ -10,17 +10,10 @@
 
 #include "file.hpp"
 #include "guard_settings.hpp"
+#include "rows.hpp"
 #include "safetensors.hpp"
 
-namespace safegen {
-
-/// Rows of float32 numbers.
-struct Rows {
-  std::size_t count = 0, width = 0;
-  std::vector<float> values;
-
-  const float* operator[](std::size_t row) const { return values.data() + row * width; }
-};
+namespace safegen::detail {
 
 /// Evidence of held-out images: rows are levels of log-SNR, columns images.
 struct Calibration {
@@ -43,8 +36,6 @@ struct Bundle {
   Rows axes;  ///< along these the gate of ratio counts distances less
   Calibration calibration;
 };
-
-namespace detail {
 
 inline constexpr int bundle_schema = 4;
 
@@ -92,7 +83,18 @@ inline void check_shape(const char* name, const TensorView& tensor, std::int64_t
   if (tensor.shape != stated) throw std::invalid_argument(std::string(name) + " has another shape than its description says");
 }
 
-}  // namespace detail
+inline Calibration read_calibration(const Safetensors& file) {
+  Calibration known;
+  known.log_snr = finite(file.at("log_snr").as<float>("F32"));
+  const std::size_t levels = known.log_snr.size();
+  known.foreseen_log_snr = finite(file.at("foreseen_log_snr").as<float>("F32"));
+  const std::size_t foreseen = known.foreseen_log_snr.size();
+  if (levels == 0 || foreseen == 0) throw std::invalid_argument("no calibration");
+  known.benign = matrix(file.at("benign_log_ratio"), levels);
+  known.density = matrix(file.at("negation_density"), levels);
+  known.foreseen = matrix(file.at("foreseen_log_ratio"), foreseen);
+  return known;
+}
 
 /// Read the content of a bundle whose seal holds.
 ///
@@ -103,8 +105,8 @@ inline Bundle parse_bundle(std::string_view content) {
   if (text == file.metadata.end()) throw std::invalid_argument("no description");
   const Json info = Json::parse(text->second);
   const Json version = info.is_object() ? info.value("schema_version", Json()) : Json();
-  if (version != detail::bundle_schema)
-    throw std::invalid_argument("bundle schema " + version.dump() + ", this safegen reads " + std::to_string(detail::bundle_schema));
+  if (version != bundle_schema)
+    throw std::invalid_argument("bundle schema " + version.dump() + ", this safegen reads " + std::to_string(bundle_schema));
   only_keys(info, {"schema_version", "name", "latent_space", "latent_shape", "image_size", "regions", "anywhere",
                    "negation_count", "benign_count", "target_count", "benign_source", "source_digest", "created", "guard", "tau",
                    "bandwidth", "aim_bandwidth", "foreseen_from"});
@@ -116,32 +118,25 @@ inline Bundle parse_bundle(std::string_view content) {
   bundle.regions = value_or<std::int64_t>(info, "regions", 1);
   bundle.anywhere = value_or<bool>(info, "anywhere", false);
   bundle.guard = info.at("guard");
-  detail::check_settings(bundle.guard);
+  check_settings(bundle.guard);
   bundle.tau = info.at("tau");
   bundle.bandwidth = info.at("bandwidth");
   bundle.aim_bandwidth = info.at("aim_bandwidth");
   const auto benign_count = info.at("benign_count").get<std::int64_t>(), targets = info.at("target_count").get<std::int64_t>();
-  detail::check_regions(bundle.regions, bundle.latent_shape);
+  check_regions(bundle.regions, bundle.latent_shape);
   if (bundle.anywhere && bundle.regions == 1) throw std::invalid_argument("it looks anywhere for what fills the picture");
   const std::int64_t parts = bundle.regions * bundle.regions;
-  detail::check_shape("negation", file.at("negation"), info.at("negation_count"), bundle.anywhere ? 1 : parts, bundle.regions, bundle.latent_shape);
-  detail::check_shape("benign", file.at("benign"), benign_count, parts, bundle.regions, bundle.latent_shape);
+  check_shape("negation", file.at("negation"), info.at("negation_count"), bundle.anywhere ? 1 : parts, bundle.regions, bundle.latent_shape);
+  check_shape("benign", file.at("benign"), benign_count, parts, bundle.regions, bundle.latent_shape);
   if (targets < 1 || targets > benign_count * parts || !(bundle.tau > 0.0) || !(bundle.bandwidth > 0.0) || !(bundle.aim_bandwidth > 0.0))
     throw std::invalid_argument("its description is out of range");
   bundle.target_count = static_cast<std::size_t>(targets);
-  bundle.negation = detail::widened(file.at("negation"));
-  bundle.benign = detail::widened(file.at("benign"));
-  bundle.axes = detail::widened(file.at("axes"));
+  bundle.negation = widened(file.at("negation"));
+  bundle.benign = widened(file.at("benign"));
+  bundle.axes = widened(file.at("axes"));
   if (file.at("axes").shape.size() != 2 || bundle.axes.count == 0 || bundle.axes.width != bundle.negation.width)
     throw std::invalid_argument("axes has another shape than its banks say");
-  bundle.calibration.log_snr = detail::finite(file.at("log_snr").as<float>("F32"));
-  const std::size_t levels = bundle.calibration.log_snr.size();
-  bundle.calibration.foreseen_log_snr = detail::finite(file.at("foreseen_log_snr").as<float>("F32"));
-  const std::size_t foreseen = bundle.calibration.foreseen_log_snr.size();
-  if (levels == 0 || foreseen == 0) throw std::invalid_argument("no calibration");
-  bundle.calibration.benign = detail::matrix(file.at("benign_log_ratio"), levels);
-  bundle.calibration.density = detail::matrix(file.at("negation_density"), levels);
-  bundle.calibration.foreseen = detail::matrix(file.at("foreseen_log_ratio"), foreseen);
+  bundle.calibration = read_calibration(file);
   return bundle;
 }
 
@@ -165,4 +160,4 @@ inline Bundle read_bundle(const fs::path& path) {
   }
 }
 
-}  // namespace safegen
+}  // namespace safegen::detail

@@ -11,7 +11,7 @@
 
 #include "json.hpp"
 
-namespace safegen {
+namespace safegen::detail {
 
 /// A tensor in somebody else's memory.
 struct TensorView {
@@ -99,4 +99,4 @@ inline Safetensors parse_safetensors(std::string_view content) {
   return found;
 }
 
-}  // namespace safegen
+}  // namespace safegen::detail

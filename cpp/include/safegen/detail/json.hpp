@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace safegen {
+namespace safegen::detail {
 
 /// How a value of JSON becomes one of C++: as nlohmann has it, but for whole numbers.
 ///
@@ -58,4 +58,4 @@ T value_or(const Json& object, const char* key, T fallback) {
   return found == object.end() || found->is_null() ? fallback : found->template get<T>();
 }
 
-}  // namespace safegen
+}  // namespace safegen::detail

@@ -6,12 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "error.hpp"
+#include "../pipeline.hpp"
 #include "json.hpp"
 
-namespace safegen {
-
-namespace detail {
+namespace safegen::detail {
 
 /// What a setting may be.
 enum class Setting { number, share, positive, truth, number_or_null, whole_or_null };
@@ -78,8 +76,6 @@ inline void check_settings(const Json& settings) {
   }
 }
 
-}  // namespace detail
-
 /// ratio, official, official:nudity and so on to settings.
 inline Json parse_guard(const std::string& text) {
   static const std::map<std::string, Json> presets = {
@@ -90,9 +86,9 @@ inline Json parse_guard(const std::string& text) {
       {"memorized-artwork", {{"bandwidth", 13.15}, {"scale", 0.9}, {"gate", false}, {"first_steps", 12}}}};
   const std::size_t colon = text.find(':');
   const std::string mode = text.substr(0, colon);
-  if (detail::find_guard(mode) == nullptr) {
+  if (find_guard(mode) == nullptr) {
     std::string known;
-    for (const detail::Guard& guard : detail::guards()) known += (known.empty() ? "" : ", ") + guard.mode;
+    for (const Guard& guard : guards()) known += (known.empty() ? "" : ", ") + guard.mode;
     throw Error(Code::usage, "guard is '" + mode + "'; known are " + known + ".");
   }
   Json settings = Json::object();
@@ -107,4 +103,4 @@ inline Json parse_guard(const std::string& text) {
   return settings;
 }
 
-}  // namespace safegen
+}  // namespace safegen::detail

@@ -9,7 +9,7 @@
 #include "file.hpp"
 #include "json.hpp"
 
-namespace safegen {
+namespace safegen::detail {
 
 /// A graph compiled for one kind of GPU.
 struct Compiled {
@@ -68,8 +68,6 @@ struct Manifest {
   bool allows(const std::string& guard) const { return std::find(guards.begin(), guards.end(), guard) != guards.end(); }
   bool has(const std::string& component) const { return components.count(component) != 0; }
 };
-
-namespace detail {
 
 inline constexpr int manifest_schema = 6;
 
@@ -134,17 +132,15 @@ inline void check_names(const Manifest& manifest) {
   if (!manifest.has(manifest.model)) throw std::invalid_argument("no component '" + manifest.model + "'");
 }
 
-}  // namespace detail
-
 /// Read the text of an engine.json whose seal holds.
 ///
 /// Throws std::invalid_argument or nlohmann's exceptions where it is no manifest of this schema.
 inline Manifest parse_manifest(std::string_view text) {
   const Json json = Json::parse(text);
   const Json version = json.is_object() ? json.value("schema_version", Json()) : Json();
-  if (version != detail::manifest_schema)
+  if (version != manifest_schema)
     throw std::invalid_argument("engine schema " + version.dump() + ", this safegen reads " +
-                                std::to_string(detail::manifest_schema));
+                                std::to_string(manifest_schema));
   only_keys(json, {"schema_version", "digest", "name", "target", "precision", "fingerprint", "parts", "built_with",
                    "created", "components", "model", "conditioning", "latent_space", "tokenizers", "scheduler",
                    "defaults", "guards", "text_guards", "steps", "schedule", "bundle", "files"});
@@ -156,16 +152,16 @@ inline Manifest parse_manifest(std::string_view text) {
   found.schedule = json.at("schedule");
   found.bundle = value_or<std::string>(json, "bundle", "");
   found.guards = json.at("guards").get<std::vector<std::string>>();
-  found.conditioning = detail::read_conditioning(json.at("conditioning"));
-  found.latent_space = detail::read_latent_space(json.at("latent_space"));
-  found.defaults = detail::read_defaults(json.at("defaults"));
+  found.conditioning = read_conditioning(json.at("conditioning"));
+  found.latent_space = read_latent_space(json.at("latent_space"));
+  found.defaults = read_defaults(json.at("defaults"));
   for (const auto& [name, graph] : json.at("components").items()) {
     only_keys(graph, {"file", "inputs", "outputs", "parity", "precision", "optimized_for", "compiled"});
-    found.components[name] = {graph.at("file"), detail::read_compiled(graph)};
+    found.components[name] = {graph.at("file"), read_compiled(graph)};
   }
   for (const auto& [guard, graph] : json.at("steps").items()) {
     only_keys(graph, {"file", "compiled"});
-    found.steps[guard] = {graph.at("file"), detail::read_compiled(graph)};
+    found.steps[guard] = {graph.at("file"), read_compiled(graph)};
   }
   for (const auto& [encoder, window] : json.at("tokenizers").items()) {
     only_keys(window, {"file", "max_length", "pad_token", "chunked"});
@@ -178,7 +174,7 @@ inline Manifest parse_manifest(std::string_view text) {
     only_keys(file, {"sha256", "bytes"});
     found.files[name] = {file.at("sha256"), file.at("bytes").get<std::uint64_t>()};
   }
-  detail::check_names(found);
+  check_names(found);
   return found;
 }
 
@@ -217,4 +213,4 @@ inline void verify_files(const fs::path& folder, const Manifest& manifest) {
   }
 }
 
-}  // namespace safegen
+}  // namespace safegen::detail

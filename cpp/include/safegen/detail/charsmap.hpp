@@ -11,7 +11,7 @@
 
 #include "unicode.hpp"
 
-namespace safegen {
+namespace safegen::detail {
 
 /// Bytes of a base64 text. Throws std::invalid_argument.
 inline std::string from_base64(std::string_view text) {
@@ -90,4 +90,4 @@ class Charsmap {
   std::string replacements_;
 };
 
-}  // namespace safegen
+}  // namespace safegen::detail

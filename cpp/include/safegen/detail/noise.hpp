@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace safegen {
+namespace safegen::detail {
 
 inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
@@ -37,4 +37,4 @@ inline std::vector<float> normal(std::uint64_t seed, std::uint32_t draw, std::si
   return values;
 }
 
-}  // namespace safegen
+}  // namespace safegen::detail
