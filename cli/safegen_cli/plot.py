@@ -57,6 +57,6 @@ def plot_traces(traces: Sequence[tuple[str, Sequence[Watch]]], path: Path) -> No
     above.set_ylabel("evidence (gate opens above 0)")
     below.set_ylabel("strength")
     below.set_xlabel("step")
-    if len(traces) <= 8:
+    if 1 <= len(traces) <= 8:
         above.legend(fontsize="small")
     save(canvas, path)

@@ -44,7 +44,7 @@ Guarded = tuple[Array, Array, Evidence | None, Any]
 """(x, x0, evidence, state); no evidence where the guard does not look."""
 
 
-def nothing(x: Array, seeds: Sequence[int]) -> None:
+def no_state(x: Array, seeds: Sequence[int]) -> None:
     """The state of a guard that has none."""
 
 
@@ -54,7 +54,7 @@ class OpenGuard:
 
     look: Callable[[Array, Array, int, Any, Array | None], Guarded]
     """(x, x0, step index, state, plain) -> what the guard makes of them."""
-    start: Callable[[Array, Sequence[int]], Any] = nothing
+    start: Callable[[Array, Sequence[int]], Any] = no_state
     """(x_T, seeds) -> the state at the first step."""
     latches: bool = False
     """Whether a gate that has opened stays open."""
