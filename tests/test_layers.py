@@ -157,7 +157,6 @@ def test_no_module_hides_one_of_the_standard_library() -> None:
 
 LONGEST_BODY, LONGEST_FILE, MOST_PARAMETERS, MOST_SKIPS = 50, 300, 8, 12
 ALLOWED = {
-    ("safegen.engine.pipeline", "Pipeline.__call__", "parameters"),
     ("safegen.guard.official", "official", "parameters"),
     ("safegen.guard.ratio", "ratio", "parameters"),
     ("safegen.guard.ratio", "ratio_by_regions", "parameters"),

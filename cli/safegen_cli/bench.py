@@ -22,6 +22,7 @@ def bench(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.")] = 1,
     runs: Annotated[int, typer.Option(min=1, help="Batches to take the median of, after one that warms up.")] = 3,
     cuda_graphs: Annotated[bool, typer.Option("--cuda-graphs", help="Let compiled engines replay captured launches.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU, for each run of a graph; ONNX Runtime's choice if left out.")] = None,
     host: Annotated[str, typer.Option(help="python, or cpp: fresh processes of both hosts side by side.")] = "python",
     program: Annotated[Path | None, typer.Option(help="With --host cpp: the C++ host's safegen-generate; the one on the path if left out.")] = None,
     against: Annotated[Path | None, typer.Option(help="The engine's checkpoint, to time diffusers on it beside.")] = None,
@@ -40,7 +41,7 @@ def bench(
     if host == "cpp":
         if batch_size != 1 or cuda_graphs or against:
             raise UsageError("batch_size, cuda_graphs and against are for --host python; leave them out.")
-        _hosts(engine, bundle, program, steps, runs, as_json)
+        _hosts(engine, bundle, program, {"steps": steps, "runs": runs, "threads": threads}, as_json)
         return
     with bar("batches") as progress:
         task = progress.add_task("drawing", total=runs + 1, note="")
@@ -51,6 +52,7 @@ def bench(
             batch=batch_size,
             runs=runs,
             cuda_graphs=cuda_graphs,
+            threads=threads,
             progress=lambda done: progress.update(task, completed=done),
         )
     found: dict[str, Any] = asdict(result)
@@ -93,8 +95,7 @@ def _hosts(
     engine: Path | None,
     bundle: Path | None,
     program: Path | None,
-    steps: int | None,
-    runs: int,
+    told: dict[str, Any],
     as_json: bool,
 ) -> None:
     """The C++ host beside this package."""
@@ -102,13 +103,12 @@ def _hosts(
 
     found = find_program(program)
     with bar("rounds") as progress:
-        task = progress.add_task("drawing", total=runs, note="")
+        task = progress.add_task("drawing", total=told["runs"], note="")
         times = bench_hosts(
             engine,
             bundle,
             found,
-            steps=steps,
-            runs=runs,
+            **told,
             progress=lambda done: progress.update(task, completed=done),
         )
     if as_json:

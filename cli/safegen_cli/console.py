@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,7 +52,11 @@ def bar(unit: str, *, remaining: bool = False) -> Iterator[Progress]:
         *([TimeRemainingColumn()] if remaining else []),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+    # what is printed meanwhile goes above the bar, but never from a pipe to the screen
+    shared = sys.stdout.isatty()
+    with Progress(
+        *columns, console=screen, transient=True, disable=not screen.is_terminal, redirect_stdout=shared
+    ) as progress:
         yield progress
 
 

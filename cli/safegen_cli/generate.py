@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from safegen.engine.pipeline import Pipeline
-    from safegen.format.result import Picture
+    from safegen.format.request import Common
+    from safegen.format.result import Picture, Watch
     from safegen.sampling.loop import Step
 
 
@@ -48,17 +53,19 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.")] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or tensorrt (ONNX Runtime's provider); by the engine's target if left out.")] = None,
     cuda_graphs: Annotated[bool, typer.Option("--cuda-graphs", help="Let compiled engines replay captured launches: faster, for more memory.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU, for each run of a graph; ONNX Runtime's choice if left out.")] = None,
     preview: Annotated[Path | None, typer.Option(help="After each step write the picture foreseen to this PNG.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write the guard's figures of each step to this JSON file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw those figures to this PNG or SVG file.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Draw pictures, guarded.
+    """Draw pictures, guarded, and write each one as soon as it is finished.
 
     Example: safegen generate "a photo of a coat" -n 4 --seed 7
     """
     from safegen.engine.pipeline import Pipeline
     from safegen.files import check_place
+    from safegen.format.request import requests_of
     from safegen.sampling.solver import Solver
     from safegen_cli.plot import check_plot, plot_traces
 
@@ -69,42 +76,37 @@ def generate(
         check_place(trace)
     check_png(preview)
     check_plot(plot)
-    pipeline = Pipeline.load(engine, bundle, device=device, cuda_graphs=cuda_graphs)
-    start = secrets.randbelow(2**32 - count) if seed is None else seed
-    plan = Solver(solver or pipeline.engine.manifest.defaults.solver, eta, karras, spacing)
-    with bar("steps") as progress:
-        watch = _Watch(progress, preview, pipeline, batch_size, total)
-        pictures = pipeline(
-            texts or None,
-            class_label=class_label,
-            negative_prompt=negative_prompt,
-            text_guard=text_guard,
-            concepts=concept,
-            n=count,
-            seed=start,
-            steps=steps,
-            solver=plan,
-            guidance_scale=guidance_scale,
-            size=parse_size(size),
-            guard=guard,
-            init=_open(init),
-            strength=strength,
-            mask=_open(mask),
-            batch_size=batch_size,
-            on_step=watch,
-        )
-    files = [_save(picture, out) for picture in pictures]
-    records = [_record(file, picture) for file, picture in zip(files, pictures, strict=True)]
+    pipeline = Pipeline.load(engine, bundle, device=device, cuda_graphs=cuda_graphs, threads=threads)
+    common: Common = {
+        "n": count,
+        "negative_prompt": negative_prompt,
+        "steps": steps,
+        "solver": Solver(solver or pipeline.engine.manifest.defaults.solver, eta, karras, spacing),
+        "guidance_scale": guidance_scale,
+        "size": parse_size(size),
+        "guard": guard,
+        "text_guard": text_guard,
+        "concepts": tuple(concept or ()),
+        "init": _open(init),
+        "strength": strength,
+        "mask": _open(mask),
+        "batch_size": batch_size,
+    }
+    first = secrets.randbelow(2**32) if seed is None else seed
+    requests = requests_of(texts or None, class_label, first, common)
+    written = _Written(out, as_json=as_json, keep=bool(as_json or trace or plot))
+    with bar("steps") as progress, interruption() as interrupted:
+        watch = _Watch(progress, preview, pipeline, -(-total // batch_size), interrupted)
+        stopped = written.add_all(pipeline.draw(requests, watch))
     if trace:
-        _write_trace(trace, records, pictures)
+        _write_trace(trace, written)
     if plot:
-        plot_traces(pictures, plot)
+        plot_traces(written.traces, plot)
     if as_json:
-        answer(records)
-    else:
-        for file, picture in zip(files, pictures, strict=True):
-            print(file)
-            say(_sentence(picture))
+        answer(written.records)
+    if stopped:
+        say(f"stopped: {written.count} of {total} pictures are finished and written.")
+        raise typer.Exit(130)
 
 
 def _check_out(out: Path | None, pictures: int) -> None:
@@ -121,12 +123,64 @@ def _check_out(out: Path | None, pictures: int) -> None:
     check_place(out if out and out.suffix.lower() == ".png" else (out or Path()) / "picture.png")
 
 
-def _write_trace(path: Path, records: list[dict[str, Any]], pictures: list[Picture]) -> None:
+@contextlib.contextmanager
+def interruption() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed: once, it interrupts nothing, so that no finished picture is lost.
+
+    The second one does, and so does the first where something else handles it already.
+    """
+    pressed = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield pressed.is_set
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Written:
+    """Saves pictures as they come; of each it keeps what the end of the command needs, never the pixels."""
+
+    def __init__(self, out: Path | None, *, as_json: bool, keep: bool) -> None:
+        self._out, self._as_json, self._keep = out, as_json, keep
+        self.count = 0
+        self.records: list[dict[str, Any]] = []
+        self.traces: list[tuple[str, tuple[Watch, ...]]] = []
+
+    def add_all(self, pictures: Iterator[Picture]) -> bool:
+        """Save each; whether Ctrl-C ended it early."""
+        try:
+            for picture in pictures:
+                self._add(picture)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    def _add(self, picture: Picture) -> None:
+        file = _save(picture, self._out)
+        self.count += 1
+        if self._keep:
+            self.records.append({"file": str(file), **picture.metadata()})
+            self.traces.append((f"{picture.title} ({picture.settings['seed']})", picture.verdict.trace))
+        if not self._as_json:
+            print(file, flush=True)
+            say(_sentence(picture))
+
+
+def _write_trace(path: Path, written: _Written) -> None:
     """The record of each picture with the guard's figures of each step."""
     from safegen.files import replacing
 
-    steps_of = [[asdict(w) for w in p.verdict.trace] for p in pictures]
-    lines = [{**r, "trace": t} for r, t in zip(records, steps_of, strict=True)]
+    pairs = zip(written.records, written.traces, strict=True)
+    lines = [{**record, "trace": [asdict(w) for w in trace]} for record, (_, trace) in pairs]
     with replacing(path) as scratch:
         scratch.write_text(json.dumps(lines, indent=1, ensure_ascii=False), "utf-8")
 
@@ -139,22 +193,29 @@ def _open(path: Path | None) -> Image.Image | None:
 
 
 class _Watch:
-    """Moves the bar at each step and writes how often the gate has opened so far beside it."""
+    """Moves the bar at each step and writes beside it how often the guard has corrected a picture so far."""
 
     def __init__(
-        self, progress: Progress, preview: Path | None, pipeline: Pipeline, batch_size: int, pictures: int
+        self,
+        progress: Progress,
+        preview: Path | None,
+        pipeline: Pipeline,
+        batches: int,
+        interrupted: Callable[[], bool],
     ) -> None:
         self._progress, self._preview, self._pipeline = progress, preview, pipeline
-        self._batches = -(-pictures // batch_size)
+        self._batches, self._interrupted = batches, interrupted
         self._task: TaskID | None = None
-        self._opened = 0
+        self._corrected = 0
 
     def __call__(self, step: Step) -> None:
+        if self._interrupted():
+            raise KeyboardInterrupt
         if self._task is None:
             self._task = self._progress.add_task("drawing", total=self._batches * step.count, note="")
         if step.evidence is not None:
-            self._opened += int((step.evidence.weight > 0).sum())
-        note = f"gate opened {self._opened} times" if self._opened else "gate shut"
+            self._corrected += int((step.evidence.weight > 0).sum())
+        note = f"corrected {self._corrected} times" if self._corrected else "nothing corrected"
         self._progress.update(self._task, advance=1, note=note)
         if self._preview:
             from PIL import Image
@@ -182,10 +243,6 @@ def _save(picture: Picture, out: Path | None) -> Path:
     return path
 
 
-def _record(file: Path, picture: Picture) -> dict[str, Any]:
-    return {"file": str(file), **picture.metadata()}
-
-
 def _sentence(picture: Picture) -> str:
     verdict = picture.verdict
     if not picture.settings["guarded"]:
@@ -193,7 +250,7 @@ def _sentence(picture: Picture) -> str:
     if verdict.strongest_evidence is None:
         return f"  guard {verdict.guard}: did not look at any step"
     return (
-        f"  guard {verdict.guard}: gate opened at {verdict.opened} of {verdict.steps} steps,"
-        f"{f' leaned away at {verdict.leaned},' if verdict.leaned else ''} strongest"
+        f"  guard {verdict.guard}: gate open at {verdict.opened} of {verdict.steps} steps, corrected at"
+        f" {verdict.corrected},{f' leaned away at {verdict.leaned},' if verdict.leaned else ''} strongest"
         f" evidence {verdict.strongest_evidence:+.2f}, nearest reference {verdict.nearest_reference}"
     )

@@ -12,7 +12,7 @@ from safegen.files import check_place, replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from safegen.format.result import Picture
+    from safegen.format.result import Watch
 
 
 def figure() -> Figure:
@@ -44,14 +44,12 @@ def check_plot(path: Path | None) -> None:
         )
 
 
-def plot_traces(pictures: Sequence[Picture], path: Path) -> None:
-    """Draw one line a picture."""
+def plot_traces(traces: Sequence[tuple[str, Sequence[Watch]]], path: Path) -> None:
+    """Draw one line for each (label, what the guard saw of a picture)."""
     canvas = figure()
     above, below = canvas.subplots(2, 1, sharex=True)
-    for picture in pictures:
-        trace = picture.verdict.trace
+    for label, trace in traces:
         steps = [w.step + 1 for w in trace]
-        label = f"{picture.title} ({picture.settings['seed']})"
         above.plot(steps, [w.evidence for w in trace], marker=".", label=label)
         below.plot(steps, [w.weight for w in trace], marker=".")
     above.axhline(0, color="black", linewidth=0.8)
@@ -59,6 +57,6 @@ def plot_traces(pictures: Sequence[Picture], path: Path) -> None:
     above.set_ylabel("evidence (gate opens above 0)")
     below.set_ylabel("strength")
     below.set_xlabel("step")
-    if len(pictures) <= 8:
+    if 1 <= len(traces) <= 8:
         above.legend(fontsize="small")
     save(canvas, path)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from safegen.errors import UsageError
 from safegen.files import file_sha256, replacing
 from safegen.format.bundle import read_bundle
 from safegen.format.manifest import read_manifest
+from safegen.format.request import Request
 from safegen.format.result import Picture
 from safegen_eval.judges import Judge, open_judge
 from safegen_eval.prompt_set import Prompt, read_prompts
@@ -218,28 +218,29 @@ class Evaluator:
 
 def draw(pipeline: Pipeline, unit: Unit, suite: Suite) -> list[Picture]:
     """A unit's pictures, in its order; prompts of one guidance scale are drawn together."""
-    arm, texts = unit.arm, bool(pipeline.engine.manifest.conditioning.text)
-    order = sorted(range(len(unit.todo)), key=lambda i: _drawn_together(unit.todo[i]))
-    pictures: dict[int, Picture] = {}
-    for _, group in groupby(order, key=lambda i: _drawn_together(unit.todo[i])):
-        some = list(group)
-        subjects = [unit.todo[i].subject for i in some]
-        nothing = subjects[0] is None
-        drawn = pipeline(
-            [str(s or "") for s in subjects] if texts else None,
-            class_label=None if texts or nothing else [int(s or 0) for s in subjects],
-            negative_prompt=arm.negative_prompt, text_guard=arm.text_guard, concepts=arm.concepts,
-            n=1, seed=[unit.todo[i].seed for i in some], steps=unit.steps, solver=suite.solver,
-            guidance_scale=unit.todo[some[0]].guidance_scale, guard=arm.guard,
-            batch_size=suite.batch_size,
-        )  # fmt: skip
-        pictures |= dict(zip(some, drawn, strict=True))
+    scales = [-1.0 if p.guidance_scale is None else p.guidance_scale for p in unit.todo]
+    order = sorted(range(len(scales)), key=scales.__getitem__)
+    texts = bool(pipeline.engine.manifest.conditioning.text)
+    requests = [_request(unit, unit.todo[i], suite, texts=texts) for i in order]
+    pictures = dict(zip(order, pipeline.draw(requests), strict=True))
     return [pictures[i] for i in range(len(unit.todo))]
 
 
-def _drawn_together(prompt: Prompt) -> tuple[bool, float]:
-    scale = prompt.guidance_scale
-    return prompt.subject is None, -1.0 if scale is None else scale
+def _request(unit: Unit, prompt: Prompt, suite: Suite, *, texts: bool) -> Request:
+    arm, subject = unit.arm, prompt.subject
+    return Request(
+        prompt=str(subject or "") if texts else None,
+        class_label=None if texts or subject is None else int(subject),
+        negative_prompt=arm.negative_prompt,
+        seed=prompt.seed,
+        steps=unit.steps,
+        solver=suite.solver,
+        guidance_scale=prompt.guidance_scale,
+        guard=arm.guard,
+        text_guard=arm.text_guard,
+        concepts=tuple(arm.concepts or ()),
+        batch_size=suite.batch_size,
+    )
 
 
 def _thumbnail(image: Image.Image) -> bytes:

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from safegen.engine.pipeline import Pipeline
     from safegen.errors import SafegenError
+    from safegen.format.request import Request
     from safegen.format.result import Picture, Verdict
     from safegen.sampling.solver import Solver
 
 __version__ = "0.1.0"
-__all__ = ["Picture", "Pipeline", "SafegenError", "Solver", "Verdict", "__version__"]
+__all__ = ["Picture", "Pipeline", "Request", "SafegenError", "Solver", "Verdict", "__version__"]
 
 _HOME = {
     "Pipeline": "safegen.engine.pipeline",
+    "Request": "safegen.format.request",
     "Picture": "safegen.format.result",
     "Verdict": "safegen.format.result",
     "SafegenError": "safegen.errors",

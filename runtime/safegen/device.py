@@ -78,3 +78,9 @@ def array_namespace(x: Any) -> Any:
 def to_host(x: Array) -> NDArray[Any]:
     """Any array as NumPy's; from a GPU it is copied, and waited for."""
     return x.get() if hasattr(x, "get") else np.asarray(x)
+
+
+def is_finite(x: Array) -> bool:
+    """Whether every number is; a GPU is waited for."""
+    xp = array_namespace(x)
+    return bool(xp.all(xp.isfinite(x)))

@@ -1,5 +1,9 @@
 """What can go wrong, as one family of errors whose message is one line a user can act on."""
 
+from __future__ import annotations
+
+import operator
+
 
 class SafegenError(Exception):
     """Base of every error that safegen raises on purpose."""
@@ -27,3 +31,22 @@ class ImageError(SafegenError):
 
 class ExportError(SafegenError):
     """A checkpoint that is unknown, incomplete, or whose exported graph differs from it."""
+
+
+def whole_number(name: str, value: object) -> int:
+    """An integer of Python's or NumPy's, as Python's.
+
+    Raises:
+        UsageError: it is anything else; True and False count as such.
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise UsageError(f"{name} is {in_short(value)}; give a whole number.")
+
+
+def in_short(value: object) -> str:
+    """A value as one line may repeat it."""
+    return " ".join(repr(value).split())[:60]

@@ -3,8 +3,10 @@
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 from typer.main import get_command
 
 from safegen.engine.engine import MODELS
+from safegen.errors import UsageError
 from safegen.format.image import read_metadata
 from safegen_cli.app import app, main
 from safegen_engines.build.fingerprint import LIBRARIES
@@ -29,7 +32,7 @@ def run(*arguments: object, cwd: Path | None = None, code: int = 0) -> subproces
     return done
 
 
-def fails(*arguments: object, code: int, word: str, cwd: Path | None = None) -> None:
+def fails(*arguments: object, code: int, word: str, cwd: Path | None = None, answers: bool = False) -> None:
     """One clear line, no traceback, nothing on stdout; in this process, since each new one imports torch."""
     out, said = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(said):
@@ -39,7 +42,7 @@ def fails(*arguments: object, code: int, word: str, cwd: Path | None = None) -> 
         with pytest.raises(SystemExit) as stop:
             main()
     assert stop.value.code == code
-    assert out.getvalue() == ""
+    assert bool(out.getvalue()) == answers
     assert word in said.getvalue()
     assert "Traceback" not in said.getvalue()
     if code == 1:
@@ -85,6 +88,78 @@ def test_generate_reads_prompts_and_writes_traces_and_plots(tmp_path: Path) -> N
     assert [w["step"] for w in trace[0]["trace"]] == [0, 1, 2, 3]
     assert Image.open(tmp_path / "plot.png").width > 300
     assert Image.open(tmp_path / "now.png").size == (32, 32)
+
+
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+from safegen_cli.app import main
+main()
+"""
+
+
+def finished(folder: Path) -> list[Path]:
+    """Pictures that are whole; nothing else may lie there."""
+    files = sorted(folder.iterdir())
+    for file in files:
+        Image.open(file).load()
+        assert read_metadata(file)["prompt"] == "a coat"
+    return files
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_loses_no_picture_that_was_finished(tmp_path: Path, as_json: bool) -> None:
+    """Of a million: names or records of all that were written, one line that says how many, code 130."""
+    out = tmp_path / "out"
+    asked = ["generate", "a coat", "-n", "1000000", "--steps", "2", "--batch-size", "3", "-o", str(out)]
+    asked += ["--json", "--trace", str(tmp_path / "trace.json")] if as_json else []
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, *asked],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (out.is_dir() and any(out.glob("a-coat-*.png"))):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    answered, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    files = finished(out)
+    assert len(files) % 3 == 0  # a batch is finished or not
+    names = [r["file"] for r in json.loads(answered)] if as_json else answered.split()
+    assert sorted(names) == sorted(map(str, files))
+    last = said.strip().splitlines()[-1]
+    assert last == f"stopped: {len(files)} of 1000000 pictures are finished and written."
+    assert "Traceback" not in said
+    if as_json:
+        assert len(json.loads((tmp_path / "trace.json").read_text())) == len(files)
+
+
+def test_batches_finished_before_an_interruption_are_written(tmp_path: Path, monkeypatch) -> None:
+    """Where the interruption comes from elsewhere than the keyboard: at the third batch's first step."""
+    steps = []
+
+    def watch(self: object, step: object) -> None:
+        steps.append(step)
+        if len(steps) == 2 * 2 + 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("safegen_cli.generate._Watch.__call__", watch)
+    fails("generate", "a coat", "-n", 9, "--steps", 2, "--batch-size", 2, "-o", "out", "--json", code=130,
+          word="stopped: 4 of 9 pictures", cwd=tmp_path, answers=True)  # fmt: skip
+    assert len(finished(tmp_path / "out")) == 4
+
+
+def test_threads_are_the_pipeline_s(tmp_path: Path, monkeypatch) -> None:
+    told = {}
+
+    def load(*names: object, **options: object) -> None:
+        told.update(options)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("safegen.engine.pipeline.Pipeline.load", load)
+    fails("generate", "a coat", "--threads", 3, code=2, word="enough", cwd=tmp_path)
+    assert told["threads"] == 3
+    fails("generate", "a coat", "--threads", 0, code=2, word="--threads", cwd=tmp_path)
 
 
 def test_drawing_without_a_guard_is_said_on_the_screen(tmp_path: Path) -> None:
@@ -227,7 +302,7 @@ def test_build_engine_from_a_checkpoint_to_a_picture(checkpoint: Path, tmp_path:
 
 
 def test_bench_times_every_component() -> None:
-    found = json.loads(run("bench", "--runs", 1, "--steps", 3, "--json").stdout)
+    found = json.loads(run("bench", "--runs", 1, "--steps", 3, "--threads", 1, "--json").stdout)
     assert set(found["components_ms"]) == {"text_encoder", "unet", "vae_decoder"}
     assert all(ms > 0 for ms in found["components_ms"].values())
     assert found["step_ms"] > found["components_ms"]["unet"] * 0.5  # a step holds a run of the model

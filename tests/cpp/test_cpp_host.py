@@ -18,7 +18,7 @@ import tiny
 from cpp_host import ROOT, draw, run
 from PIL import Image
 
-from safegen import Pipeline
+from safegen import Pipeline, Verdict
 from safegen.errors import SafegenError, UsageError
 from safegen.format.bundle import write_bundle
 from safegen.guard.gate import Calibration
@@ -43,13 +43,8 @@ def counts_of(record: dict[str, Any]) -> tuple[int, ...]:
     return record["opened"], record["corrected"], record["leaned"]
 
 
-def counts_of_trace(verdict: Any) -> tuple[int, ...]:
-    """The counts of a Python verdict by their definition: ratio's gate, once open, stays open."""
-    opened = 0
-    for watch in verdict.trace:
-        opened += watch.evidence > 0 or (verdict.guard == "ratio" and opened > 0)
-    weights = [watch.weight for watch in verdict.trace]
-    return opened, sum(w > 0 for w in weights), sum(w < 0 for w in weights)
+def counts_of_verdict(verdict: Verdict) -> tuple[int, ...]:
+    return verdict.opened, verdict.corrected, verdict.leaned
 
 
 @pytest.mark.parametrize("guard", [*GUARDS, "off", *(f"official:{preset}" for preset in OFFICIAL_PRESETS)])
@@ -67,7 +62,7 @@ def test_the_same_picture_with_every_guard(sanitized: Path, tmp_path: Path, name
         ours, record = draw(sanitized, tiny.EMBEDDED.parent / name, tmp_path / "x.png", *options,
                             "--seed", seed, "--steps", steps, "--guard", guard)  # fmt: skip
         assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
-        assert counts_of(record) == counts_of_trace(theirs.verdict)
+        assert counts_of(record) == counts_of_verdict(theirs.verdict)
         if theirs.verdict.strongest_evidence is not None:
             assert record["strongest_evidence"] == pytest.approx(theirs.verdict.strongest_evidence, rel=0.02)
 
@@ -96,7 +91,7 @@ def test_the_same_picture_of_few_steps(sanitized: Path, tmp_path: Path) -> None:
         ours, record = draw(sanitized, tiny.EMBEDDED, tmp_path / "x.png", "-p", prompt, "--seed", seed,
                             "--steps", 4)  # fmt: skip
         assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
-        assert counts_of(record) == counts_of_trace(theirs.verdict)
+        assert counts_of(record) == counts_of_verdict(theirs.verdict)
         assert record["corrected"] + record["leaned"] > 0
 
 
@@ -165,7 +160,7 @@ def test_the_same_picture_by_regions(sanitized: Path, tmp_path: Path, sides: int
         assert np.abs(ours - np.asarray(theirs[0].image)).max() <= 1
         assert np.abs(ours - np.asarray(free[0].image)).max() > 1
         verdict = theirs[0].verdict
-        assert counts_of(record) == counts_of_trace(verdict)
+        assert counts_of(record) == counts_of_verdict(verdict)
         assert record["nearest_reference"] == verdict.nearest_reference
         assert record["corrected"] > 0
         assert verdict.nearest_reference < pipeline.bundle.info.negation_count

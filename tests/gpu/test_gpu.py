@@ -108,11 +108,9 @@ def test_a_guard_computes_the_same_on_both_sides(
         with device.active():
             guard = open_guard(settings, bundle, on(bundle.bank(), xp), table)
             x, x0 = (xp.asarray(normal_batch(seeds, i, (4, 8, 8))) for i in (0, 1))
-            found = []
+            found, state = [], guard.start(x, seeds)
             for i in range(len(table)):
-                x_next, x0_next, evidence = guard(
-                    x, x0, i, lambda k, stream=1, xp=xp: xp.asarray(normal_batch(seeds, k, (4, 8, 8)))
-                )
+                x_next, x0_next, evidence, state = guard(x, x0, i, state)
                 found += [to_host(x_next), to_host(x0_next), *(map(to_host, evidence or ()))]
         sides.append(found)
     for ours, theirs in zip(*sides, strict=True):

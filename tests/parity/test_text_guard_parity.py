@@ -96,8 +96,10 @@ def test_sld_means_the_same_whatever_the_model_predicts(log_snr: float) -> None:
         settings = parse_text_guard("sld:strong", ["x"])
         assert isinstance(settings, Sld)
         model = sld(lambda *_, out=stacked: out, told, told, told, 7.5,
-                    Sld(("x",), 0, settings.scale, settings.threshold, 0.5, 0.7), [own, own])  # fmt: skip
-        found[name] = [own.x0_x * x + own.x0_out * model(x, 0.0).out for _ in range(2)]
+                    Sld(("x",), 0, settings.scale, settings.threshold, 0.5, 0.7))  # fmt: skip
+        first = model(x, own, 0, None)
+        second = model(x, own, 1, first.state)
+        found[name] = [own.x0_x * x + own.x0_out * output.out for output in (first, second)]
     # float64, but 1/alpha is up to 20 at a log-SNR of -6
     np.testing.assert_allclose(found["v"], found["eps"], rtol=1e-9, atol=1e-9)
 

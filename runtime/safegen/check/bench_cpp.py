@@ -58,6 +58,7 @@ def bench_hosts(
     *,
     steps: int | None = None,
     runs: int = 3,
+    threads: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, HostTimes]:
     """Draw one picture with each host ``runs`` times, in turn, so that both meet the same load.
@@ -68,6 +69,7 @@ def bench_hosts(
         program: the C++ host's program.
         steps: model evaluations; None is the engine's default.
         runs: processes of each to take the median of.
+        threads: of the CPU for each run of a graph; None is ONNX Runtime's choice.
         progress: called after each round.
 
     Raises:
@@ -77,12 +79,21 @@ def bench_hosts(
         raise UsageError("bench --host cpp reads processes' memory as Linux and macOS tell it.")
     where = str(find_engine(engine if engine is not None else EMBEDDED))
     asked = any_subject(Engine.open(where).manifest)
-    chosen = ["--steps", str(steps)] if steps else []
+    options = {"--steps": steps, "--threads": threads}
+    chosen = [part for name, value in options.items() if value for part in (name, str(value))]
     flags = {"prompt": "-p", "class_label": "-c"}
     named = [part for key, value in asked.items() for part in (flags[key], str(value))]
     with tempfile.TemporaryDirectory() as scratch:
         picture = str(Path(scratch) / "picture.png")
-        told = json.dumps({"engine": where, "bundle": bundle and str(bundle), "asked": asked, "steps": steps})
+        told = json.dumps(
+            {
+                "engine": where,
+                "bundle": bundle and str(bundle),
+                "asked": asked,
+                "steps": steps,
+                "threads": threads,
+            }
+        )
         commands = {
             "python": [sys.executable, "-m", __spec__.name, told, picture],
             "cpp": [
@@ -132,7 +143,7 @@ def _one(command: Sequence[str]) -> HostTimes:
 def _draw(told: str, out: str) -> None:
     """This package's turn: one picture, and when each step was done."""
     given = json.loads(told)
-    pipeline = Pipeline.load(given["engine"], given["bundle"])
+    pipeline = Pipeline.load(given["engine"], given["bundle"], threads=given["threads"])
     marks: list[float] = []
     began = time.perf_counter()
     picture = pipeline(

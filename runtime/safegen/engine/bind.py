@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from safegen.guard.settings import (
     check_whole,
 )
 from safegen.sampling import noise
-from safegen.sampling.loop import Draw, Evidence, OpenGuard
+from safegen.sampling.loop import Evidence, Guarded, OpenGuard, stateless, step_noise
 from safegen.sampling.table import Row, Table
 
 
@@ -49,21 +50,23 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
         UsageError: the solver gives the guard no meaning, or the bundle's regions are not for it.
     """
     if isinstance(settings, Off):
-        return lambda x, x0, i, draw, plain=None: (x, x0, None)
+        return stateless(lambda x, x0, i: (x, x0, None))
     if bundle is None or bank is None:
         raise GuardError(f"the guard {settings.mode} needs a negation bundle.")
     if isinstance(settings, Ratio):
         return _open_ratio(settings, bundle, bank, table)
     check_whole(settings.mode, bundle.info.regions)
     if isinstance(settings, Theorem):
-        return lambda x, x0, i, draw, plain=None: rivals.theorem(
-            x,
-            x0,
-            table.rows[i],
-            bank,
-            tau=bundle.info.tau,
-            log_eta=math.log(settings.eta),
-            log_w_max=math.log(settings.w_max),
+        return stateless(
+            lambda x, x0, i: rivals.theorem(
+                x,
+                x0,
+                table.rows[i],
+                bank,
+                tau=bundle.info.tau,
+                log_eta=math.log(settings.eta),
+                log_w_max=math.log(settings.w_max),
+            )
         )
     if isinstance(settings, Paper):
         return _open_paper(settings, bundle, bank, table)
@@ -81,15 +84,12 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
     curves = thresholds(bundle.calibration, settings.false_positive_rate, levels)
     whole = layout == WHOLE
     sharpness, doubts = hurried(bundle.calibration, levels) if whole else (1.0, [None] * len(levels))
-    latched: Array = None
 
-    def run(
-        x: Array, x0: Array, i: int, draw: Draw, plain: Array | None = None
-    ) -> tuple[Array, Array, Evidence | None]:
-        nonlocal latched
+    def shut(x: Array, seeds: Sequence[int]) -> Array:
         xp = array_namespace(x)
-        if i == 0:
-            latched = xp.zeros(x.shape[0] * layout.count(x.shape), dtype=xp.bool)
+        return xp.zeros(x.shape[0] * layout.count(x.shape), dtype=xp.bool)
+
+    def run(x: Array, x0: Array, i: int, latched: Array, plain: Array | None) -> Guarded:
         steered, evidence = ratio_by_regions(
             x,
             x0,
@@ -108,18 +108,16 @@ def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> Op
             doubts=doubts[i],
             plain=plain,
         )
-        latched = latched | (evidence.value > 0)
-        return x, steered, of_pictures(evidence, layout.count(x.shape), layout.rows)
+        seen = of_pictures(evidence, layout.count(x.shape), layout.rows)
+        return x, steered, seen, latched | (evidence.value > 0)
 
-    return run
+    return OpenGuard(run, shut, latches=True)
 
 
 def _open_paper(settings: Paper, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
     low, usual = density_curves(bundle.calibration, settings.quantile, _log_snrs(table))
 
-    def run(
-        x: Array, x0: Array, i: int, draw: Draw, plain: Array | None = None
-    ) -> tuple[Array, Array, Evidence | None]:
+    def run(x: Array, x0: Array, i: int) -> tuple[Array, Array, Evidence | None]:
         if table.rows[i].timestep < settings.t_min:
             return x, x0, None
         return paper(
@@ -133,7 +131,7 @@ def _open_paper(settings: Paper, bundle: Bundle, bank: Bank, table: Table) -> Op
             log_cap=math.log(settings.w_max / settings.eta),
         )
 
-    return run
+    return stateless(run)
 
 
 def _open_official(settings: Official | RenoiseOnly, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
@@ -148,27 +146,26 @@ def _open_official(settings: Official | RenoiseOnly, bundle: Bundle, bank: Bank,
         den = _lowest_den(units, units_sq, bundle.info.latent_shape, table.rows[-1], settings)
         threshold = margin = den - settings.margin
 
-    def run(
-        x: Array, x0: Array, i: int, draw: Draw, plain: Array | None = None
-    ) -> tuple[Array, Array, Evidence | None]:
+    def run(x: Array, x0: Array, i: int, seeds: Sequence[int], plain: Array | None) -> Guarded:
         early = i < settings.first_steps if settings.first_steps is not None else None
         if not (table.rows[i].timestep >= settings.t_min if early is None else early):
-            return x, x0, None
-        return official(
+            return x, x0, None, seeds
+        guarded = official(
             x,
             x0,
             table.rows[i],
             units,
             units_sq,
-            draw(i),
+            step_noise(x, seeds, i, stream=1),
             bandwidth=settings.bandwidth,
             scale=settings.scale,
             threshold=threshold,
             margin=margin,
             unit_x0=settings.unit_x0,
         )
+        return *guarded, seeds
 
-    return run
+    return OpenGuard(run, start=lambda x, seeds: seeds)
 
 
 def _refuse_renoise(mode: str, table: Table) -> None:
@@ -196,14 +193,14 @@ def _open_x0_guard(settings: Spell | Sgf | BankMean, bank: Bank, table: Table) -
         radius = settings.radius
         if radius is None:
             radius = neighbours(bank.refs, bank.refs_sq, 1, 1, np.median)
-        return lambda x, x0, i, draw, plain=None: rivals.spell(
-            x, x0, bank, radius=float(radius), overcompensation=settings.overcompensation
+        return stateless(
+            lambda x, x0, i: rivals.spell(
+                x, x0, bank, radius=float(radius), overcompensation=settings.overcompensation
+            )
         )
     if isinstance(settings, Sgf):
         gamma = settings.gamma
         if gamma is None:
             gamma = -np.log(0.05) / neighbours(bank.refs, bank.refs_sq, 4, 6, np.mean, power=2)
-        return lambda x, x0, i, draw, plain=None: rivals.sgf(
-            x, x0, bank, gamma=float(gamma), step=settings.step
-        )
-    return lambda x, x0, i, draw, plain=None: rivals.bank_mean(x, x0, bank, scale=settings.scale)
+        return stateless(lambda x, x0, i: rivals.sgf(x, x0, bank, gamma=float(gamma), step=settings.step))
+    return stateless(lambda x, x0, i: rivals.bank_mean(x, x0, bank, scale=settings.scale))

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from safegen.device import Array, Device, array_namespace, open_device, to_host
-from safegen.engine.session import CUDA, Session, available_providers
+from safegen.device import Array, Device, array_namespace, is_finite, open_device, to_host
+from safegen.engine.session import CUDA, Session, available_providers, check_threads
 from safegen.engine.trt_session import TrtSession
 from safegen.errors import EngineError, UsageError
 from safegen.format import tokenizer
@@ -40,33 +40,50 @@ class Engine:
     """Graphs are opened at first use, after every byte of the folder has been verified."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, device: Device, *, cuda_graphs: bool = False
+        self,
+        folder: Path,
+        manifest: Manifest,
+        device: Device,
+        *,
+        cuda_graphs: bool = False,
+        threads: int | None = None,
     ) -> None:
         """Use :meth:`open`, which verifies."""
         self.folder = folder
         self.manifest = manifest
         self.device = device
         self._cuda_graphs = cuda_graphs
+        self._threads = check_threads(threads)
         self._sessions: dict[str, Session | TrtSession] = {}
         self._fallen: set[str] = set()
 
     @classmethod
-    def open(cls, folder: Path | str, *, device: Device | None = None, cuda_graphs: bool = False) -> Engine:
+    def open(
+        cls,
+        folder: Path | str,
+        *,
+        device: Device | None = None,
+        cuda_graphs: bool = False,
+        threads: int | None = None,
+    ) -> Engine:
         """Verify a folder and return its engine.
 
         Args:
             folder: an engine folder; where there is none of that name, an engine of :data:`MODELS`.
             device: where it runs; None is the CPU for the target ``cpu``, else the first GPU.
             cuda_graphs: let compiled engines replay captured launches: faster, for more memory.
+            threads: of the CPU for each run of a graph, 1 or more; None is ONNX Runtime's choice.
 
         Raises:
+            UsageError: no number of threads.
             EngineError: anything missing, changed or unknown, or no GPU; the message names it.
         """
+        check_threads(threads)
         path = find_engine(folder)
         manifest = read_manifest(path)
         verify_files(path, manifest)
         where = device or open_device("cpu" if manifest.target == "cpu" else "cuda")
-        return cls(path, manifest, where, cuda_graphs=cuda_graphs)
+        return cls(path, manifest, where, cuda_graphs=cuda_graphs, threads=threads)
 
     def session(self, component: str) -> Session | TrtSession:
         """The graph of a component, for example ``unet``: the compiled one where there is one."""
@@ -82,7 +99,8 @@ class Engine:
             return TrtSession(self.folder, part.compiled, self.device, cuda_graphs=self._cuda_graphs)
         # a Jetson has no CUDA provider: what stands in there is slow, but it is there
         on_cpu = fallen and CUDA not in available_providers()
-        return Session(self.folder / part.file, device=self.device, on_cpu=on_cpu)
+        graph = self.folder / part.file
+        return Session(graph, device=self.device, on_cpu=on_cpu, threads=self._threads)
 
     def fall_back(self, component: str) -> None:
         """From now on run a component's portable float32 graph in place of its compiled one.
@@ -221,7 +239,8 @@ class Engine:
                 raise UsageError("this model has no null class: it draws only of a class label.")
             labels = [spec.null_class if subject is None else subject for subject in subjects]
             named["class_labels"] = np.array(labels, np.int64)
-        named |= self._given(count, size, guidance_scale)
+        inputs = self.session(self.manifest.model).inputs
+        named |= conditioning.of_numbers(inputs, count, size, guidance_scale)
         return {name: self.device.xp.asarray(values) for name, values in named.items()}
 
     def uncondition(
@@ -238,19 +257,6 @@ class Engine:
         if spec.zero_negative and not negative_prompt:
             one |= {name: self.device.xp.zeros_like(one[name]) for name in spec.text}
         return conditioning.repeat(one, count)
-
-    def _given(self, count: int, size: tuple[int, int], guidance_scale: float) -> dict[str, Any]:
-        """Inputs that the request alone determines, where the model has them."""
-        inputs = self.session(self.manifest.model).inputs
-        given: dict[str, Any] = {}
-        if "time_ids" in inputs:
-            given["time_ids"] = conditioning.time_ids(count, *size)
-        if "guidance" in inputs:
-            given["guidance"] = np.full(count, guidance_scale, np.float32)
-        if "timestep_cond" in inputs:
-            width = int(inputs["timestep_cond"][1][-1])
-            given["timestep_cond"] = conditioning.guidance_embedding(count, guidance_scale, width)
-        return given
 
     def predict(self, x: Array, timestep: float, given: Conditioning) -> Array:
         """The model's output for latents (B, C, H, W) at a timestep, told what is given."""
@@ -289,9 +295,3 @@ class Engine:
         outputs = self.run("vae_encoder", sample=sample)
         mean = xp.astype(next(iter(outputs.values()))[:, : space.channels, :, :], xp.float32)
         return (mean - space.shift_factor) * space.scaling_factor
-
-
-def is_finite(x: Array) -> bool:
-    """Whether every number is; a GPU is waited for."""
-    xp = array_namespace(x)
-    return bool(xp.all(xp.isfinite(x)))

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from safegen.device import open_device
+from safegen.device import Array, is_finite, open_device
 from safegen.engine.bind import open_guard
-from safegen.engine.engine import MODELS, Engine, is_finite
+from safegen.engine.check_request import Job, check_seeds, subject_of, work_out
+from safegen.engine.engine import MODELS, Engine
 from safegen.engine.text_states import filtered_conditioning
-from safegen.errors import BundleError, GuardError, UsageError
+from safegen.errors import BundleError
 from safegen.format.bundle import Bundle, read_bundle
-from safegen.format.request import Job, start_from, subjects_of, text_guard_of
-from safegen.format.result import Picture, judge, watch
+from safegen.format.request import Common, Request, requests_of
+from safegen.format.result import Picture, Watch, judge, watch
 from safegen.guard.bank import Bank, on
-from safegen.guard.settings import Settings, parse_guard
-from safegen.guard.text import Safree, Sld, TextGuard, check_text_guard, sld, switched
+from safegen.guard.text import Safree, Sld, sld, switched
 from safegen.sampling.conditioning import Conditioning, Subject
 from safegen.sampling.guidance import guided
 from safegen.sampling.init_image import keep_outside, noised_to
-from safegen.sampling.loop import Model, OpenGuard, Step, denoise, first_latents
-from safegen.sampling.noise import MAX_SEED, normal_batch
-from safegen.sampling.solver import Solver
+from safegen.sampling.loop import Keep, Model, OpenGuard, Step, denoise, first_latents
+from safegen.sampling.noise import normal_batch
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 EMBEDDED = MODELS / "fashion"
+OnStep = Callable[[Step], None]
+
+
+class Group(NamedTuple):
+    """Requests whose pictures are drawn together: what they share, its guard, and what they show."""
+
+    job: Job
+    guard: OpenGuard
+    wanted: list[tuple[Subject, int, int]]
+    """(subject, first seed, count) of each request."""
+
+
+class Batch(NamedTuple):
+    """Pictures that are drawn at a time."""
+
+    subjects: list[Subject]
+    seeds: list[int]
+    chunks: int
+    """Windows of text for one picture."""
 
 
 class Pipeline:
@@ -60,6 +81,7 @@ class Pipeline:
         *,
         device: str | None = None,
         cuda_graphs: bool = False,
+        threads: int | None = None,
     ) -> Pipeline:
         """Open and verify both.
 
@@ -69,15 +91,16 @@ class Pipeline:
             device: ``cpu``, ``cuda`` or ``tensorrt`` (graphs that are not compiled by ONNX Runtime's
                 TensorRT provider); None is the CPU for the target ``cpu``, else ``cuda``.
             cuda_graphs: let compiled engines replay captured launches: faster, for more memory.
+            threads: of the CPU for each run of a graph, 1 or more; None is ONNX Runtime's choice.
 
         Raises:
+            UsageError: no such device, or no number of threads.
             EngineError: the engine is missing, changed or unknown.
             BundleError: the bundle is missing, changed, or made for another autoencoder.
         """
         where = open_device(device) if device else None
-        opened = Engine.open(
-            engine if engine is not None else EMBEDDED, device=where, cuda_graphs=cuda_graphs
-        )
+        found = engine if engine is not None else EMBEDDED
+        opened = Engine.open(found, device=where, cuda_graphs=cuda_graphs, threads=threads)
         return cls.over(opened, bundle)
 
     @classmethod
@@ -99,202 +122,136 @@ class Pipeline:
         prompt: str | Sequence[str] | None = None,
         *,
         class_label: int | Sequence[int] | None = None,
-        negative_prompt: str = "",
-        text_guard: str | TextGuard | None = None,
-        concepts: Sequence[str] | None = None,
-        n: int = 1,
         seed: int | Sequence[int] = 0,
-        steps: int | None = None,
-        solver: str | Solver | None = None,
-        guidance_scale: float | None = None,
-        size: tuple[int, int] | None = None,
-        guard: str | Settings | None = None,
-        init: Image.Image | None = None,
-        strength: float | None = None,
-        mask: Image.Image | None = None,
-        batch_size: int = 4,
-        on_step: Callable[[Step], None] | None = None,
+        on_step: OnStep | None = None,
+        **common: Unpack[Common],
     ) -> list[Picture]:
-        """Draw.
+        """Draw, and return the pictures when all are finished; :meth:`draw` hands them out one by one.
 
         Args:
-            prompt: one prompt, or several; None for a model without text.
-            class_label: one label, or several, for a model of classes; None draws of no class.
-            negative_prompt: takes the place of the empty prompt in guidance.
-            text_guard: ``safree``, ``sld:medium`` and so on, or settings; alone or beside any guard.
-            concepts: what a text guard named by a string turns from; None is the bundle's name.
-            n: pictures a prompt or label; picture i of it has seed + i.
-            seed: 0 to 2^64 - 1, or one for each prompt, or for each picture of no prompt. The same seed
-                gives the same picture at every batch size.
-            steps: model evaluations; None is the engine's default.
-            solver: a name of :data:`safegen.sampling.solver.SOLVERS`, or a :class:`Solver`.
-            guidance_scale: above 1 the prompt is followed more closely at twice the cost.
-            size: (width, height) in pixels; None is the engine's default.
-            guard: ``ratio``, ``official:nudity``, … or settings; None, or the name of the bundle's own
-                guard, is that with the bundle's settings.
-            init: an image to start from, resized to the size.
-            strength: how much of ``init`` is drawn anew, above 0 to 1; None is 0.8.
-            mask: white where ``init`` is redrawn; None redraws all of it.
-            batch_size: pictures drawn at a time.
+            prompt: one, or several.
+            class_label: one, or several.
+            seed: one, or one for each prompt, for each label, or for each picture of neither.
             on_step: called after each step of each batch.
+            common: the other fields of :class:`Request`.
 
         Returns:
             ``n`` pictures for the first prompt or label, then ``n`` for the next.
 
         Raises:
-            UsageError: a value outside its range.
+            UsageError, GuardError, BundleError: as :meth:`draw`.
+        """
+        return list(self.draw(requests_of(prompt, class_label, seed, common), on_step))
+
+    def draw(self, request: Request | Iterable[Request], on_step: OnStep | None = None) -> Iterator[Picture]:
+        """Draw one request, or several, and hand out each picture as soon as its batch is finished.
+
+        Everything is checked before this returns. Neighbours that differ in prompt, label, seed or ``n``
+        alone are drawn in common batches. Memory grows with ``batch_size``, not with ``n``.
+
+        Args:
+            request: what to draw.
+            on_step: called after each step of each batch.
+
+        Raises:
+            UsageError: a value outside its range, or one that the model does not take.
             GuardError: the engine does not allow the guard, or it has no bundle.
             BundleError: the bundle is for another size.
         """
-        subjects = subjects_of(self.engine.manifest, prompt, class_label)
-        if subjects == [None] and not isinstance(seed, int):
-            subjects = [None] * len(seed)
-        seeds = [seed] * len(subjects) if isinstance(seed, int) else list(seed)
-        if n < 1 or batch_size < 1 or len(seeds) != len(subjects):
-            raise UsageError("n and batch_size are at least 1, and seed is one number or one a prompt.")
-        if not all(0 <= first <= MAX_SEED - n + 1 for first in seeds):
-            raise UsageError("seed goes from 0 to 2^64 - 1.")
-        worded = text_guard_of(text_guard, concepts, self.bundle.info.name if self.bundle else None)
-        job = self._job(negative_prompt, steps, solver, guidance_scale, size, guard, worded)
-        if init is None and (mask is not None or strength is not None):
-            raise UsageError("mask and strength say what to redraw of an image; give the image, too.")
-        if init is not None:
-            job = start_from(job, init, 0.8 if strength is None else strength, mask)
-        todo = [(s, first + i) for s, first in zip(subjects, seeds, strict=True) for i in range(n)]
-        opened = open_guard(job.guard, self.bundle, self.bank, job.table)
-        pictures: list[Picture] = []
-        with self.engine.device.active():
-            for chunks, same in groupby(todo, key=lambda one: self._count_chunks(job, one[0])):
-                alike = list(same)
-                for start in range(0, len(alike), batch_size):
-                    pictures += self._draw(job, opened, alike[start : start + batch_size], chunks, on_step)
-        return pictures
+        requests = [request] if isinstance(request, Request) else request
+        alike = groupby(requests, key=Request.common)
+        return self._draw([self._group(common, list(some)) for common, some in alike], on_step)
+
+    def _group(self, common: Request, requests: list[Request]) -> Group:
+        wanted = []
+        for request in requests:
+            check_seeds(request)
+            wanted.append((subject_of(request, self.engine.manifest), request.seed, request.n))
+        job = work_out(common, self.engine, self.bundle)
+        return Group(job, open_guard(job.guard, self.bundle, self.bank, job.table), wanted)
+
+    def _draw(self, groups: list[Group], on_step: OnStep | None) -> Iterator[Picture]:
+        for group in groups:
+            for batch in self._batches(group):
+                yield from self._draw_batch(group.job, group.guard, batch, on_step)
+
+    def _batches(self, group: Group) -> Iterator[Batch]:
+        """Neighbours that need as many windows of text: a batch shares them, and may not change a picture."""
+        one_by_one = (
+            (subject, first + i, chunks)
+            for subject, first, count in group.wanted
+            for chunks in [self._count_chunks(group.job, subject)]
+            for i in range(count)
+        )
+        for chunks, alike in groupby(one_by_one, key=lambda one: one[2]):
+            while some := list(islice(alike, group.job.batch_size)):
+                yield Batch([subject for subject, _, _ in some], [seed for _, seed, _ in some], chunks)
 
     def _count_chunks(self, job: Job, subject: Subject) -> int:
-        """Windows of text for one picture: a batch shares them, and may not change what it draws."""
         if not isinstance(subject, str):
             return 1
         concepts = [job.text_guard.text] if isinstance(job.text_guard, Sld) else []
         return self.engine.count_chunks(subject, job.negative_prompt, *concepts)
 
-    def _job(
-        self,
-        negative_prompt: str,
-        steps: int | None,
-        solver: str | Solver | None,
-        guidance_scale: float | None,
-        size: tuple[int, int] | None,
-        guard: str | Settings | None,
-        text_guard: TextGuard | None,
-    ) -> Job:
-        defaults = self.engine.manifest.defaults
-        named = Solver(solver or defaults.solver) if solver is None or isinstance(solver, str) else solver
-        settings = self._guard_settings(guard)
-        scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
-        if not np.isfinite(scale) or scale < 0:
-            raise UsageError(f"guidance_scale is {scale}; it is 0 or more, 1 is none.")
-        how = self.engine.manifest.conditioning.guidance
-        if how == "none" and scale != 1.0:
-            raise UsageError(f"guidance_scale is {scale}; this model takes none. Leave it out, or give 1.")
-        if negative_prompt and (how != "classifier-free" or not self.engine.manifest.conditioning.text):
-            raise UsageError("negative_prompt: this model is not guided by text, so it takes none.")
-        if negative_prompt and scale <= 1:
-            raise UsageError(
-                f"negative_prompt: guidance_scale is {scale}, which leaves it out; give one above 1."
-            )
-        if text_guard is not None:
-            check_text_guard(text_guard, self.engine.manifest.text_guards, scale)
-        width, height = self._check_size(size or (defaults.width, defaults.height), settings)
-        table = self.engine.plan(named, steps or defaults.steps, (width, height))
-        asked = steps or defaults.steps
-        return Job(table, asked, settings, named, scale, width, height, negative_prompt, text_guard)
-
-    def _guard_settings(self, guard: str | Settings | None) -> Settings:
-        own = self.bundle and self.bundle.info.guard
-        if own and guard in (None, own.mode):
-            settings = own
-        elif guard is None:
-            raise GuardError("no bundle is open; to draw without a guard say so with guard 'off'.")
-        else:
-            settings = parse_guard(guard) if isinstance(guard, str) else guard
-        allowed = self.engine.manifest.guards
-        if settings.mode not in allowed:
-            how = " It was not built with --allow-unguarded." if settings.mode == "off" else ""
-            raise GuardError(
-                f"this engine does not allow the guard {settings.mode!r}; it allows"
-                f" {', '.join(allowed)}.{how}"
-            )
-        return settings
-
-    def _check_size(self, size: tuple[int, int], settings: Settings) -> tuple[int, int]:
-        space = self.engine.manifest.latent_space
-        multiple = space.downscale * space.patch
-        if any(side < multiple or side % multiple for side in size):
-            raise UsageError(f"size is {size[0]}x{size[1]}; both sides must be multiples of {multiple}.")
-        shape = self.engine.latent_shape(*size)
-        self.engine.check_shape(shape)
-        if settings.mode != "off" and self.bundle and self.bundle.info.latent_shape != shape:
-            width, height = self.bundle.info.image_size
-            raise BundleError(
-                f"the bundle {self.bundle.info.name!r} is for {width}x{height} pictures, not"
-                f" {size[0]}x{size[1]}. Freeze one with 'safegen freeze --size {size[0]}x{size[1]}'."
-            )
-        return size
-
-    def _draw(
-        self,
-        job: Job,
-        guard: OpenGuard,
-        todo: list[tuple[Subject, int]],
-        chunks: int,
-        on_step: Callable[[Step], None] | None,
-    ) -> list[Picture]:
-        seeds, shape = [seed for _, seed in todo], self.engine.latent_shape(job.width, job.height)
-        asked = ((job.width, job.height), job.guidance_scale, chunks)
-        cond = self.engine.condition([subject for subject, _ in todo], *asked)
-        uncond, asks = None, any(subject is not None for subject, _ in todo)
-        how = self.engine.manifest.conditioning.guidance
-        if asks and job.guidance_scale > 1.0 and how == "classifier-free":
-            uncond = self.engine.uncondition(job.negative_prompt, len(todo), *asked)
-        model = self._model(job, [subject for subject, _ in todo], cond, uncond, chunks)
-        xp = self.engine.device.xp
-        x, keep = first_latents(job.table, seeds, shape, xp), None
-        if job.init is not None:
-            latents = xp.repeat(self.engine.encode_images(job.init.pixels[None]), len(seeds), axis=0)
-            noise = xp.asarray(normal_batch(seeds, 0, shape))
-            if job.init.mask is not None:
-                keep = keep_outside(latents, noise, job.init.mask, job.table)
-            # where part is redrawn at full strength, nothing of it is to shine through
-            if job.init.mask is None or job.init.strength < 1.0:
-                x = noised_to(latents, noise, job.table, 0)
-        seen_by_step: list[Step] = []
-        for step in denoise(model, x, job.table, guard, seeds, keep):
-            x = step.x
-            seen_by_step.append(replace(step, x=None, x0=None))
-            if on_step:
-                on_step(step)
-        if not is_finite(x):
-            self.engine.fall_back(self.engine.manifest.model)
-            return self._draw(job, guard, todo, chunks, on_step)
-        watches = watch(seen_by_step, len(todo))
-        images = [Image.fromarray(pixels) for pixels in self.engine.decode(x)]
+    def _draw_batch(self, job: Job, guard: OpenGuard, batch: Batch, on_step: OnStep | None) -> list[Picture]:
+        with self.engine.device.active():
+            latents, watches = self._sample(job, guard, batch, on_step)
+            images = [Image.fromarray(pixels) for pixels in self.engine.decode(latents)]
         digests = self.engine.manifest.digest, self.bundle.digest if self.bundle else None
         return [
-            Picture(image, judge(job.guard.mode, len(job.table), seen), job.record(subject, seed, *digests))
-            for image, seen, (subject, seed) in zip(images, watches, todo, strict=True)
+            Picture(
+                image,
+                judge(job.guard.mode, len(job.table), seen, latches=guard.latches),
+                job.record(subject, seed, *digests),
+            )
+            for image, seen, subject, seed in zip(images, watches, batch.subjects, batch.seeds, strict=True)
         ]
 
-    def _model(
-        self, job: Job, subjects: list[Subject], cond: Conditioning, uncond: Conditioning | None, chunks: int
-    ) -> Model:
+    def _sample(
+        self, job: Job, guard: OpenGuard, batch: Batch, on_step: OnStep | None
+    ) -> tuple[Array, list[list[Watch]]]:
+        """Latents, and what the guard saw of each picture; where they are not finite, in float32 again."""
+        model, (x, keep) = self._model(job, batch), self._start(job, batch)
+        steps: list[Step] = []
+        for step in denoise(model, x, job.table, guard, batch.seeds, keep):
+            x = step.x
+            steps.append(replace(step, x=None, x0=None))
+            if on_step:
+                on_step(step)
+        if is_finite(x):
+            return x, watch(steps, len(batch.seeds))
+        self.engine.fall_back(self.engine.manifest.model)
+        return self._sample(job, guard, batch, on_step)
+
+    def _start(self, job: Job, batch: Batch) -> tuple[Array, Keep | None]:
+        """The first latents, of noise or of an image, and what puts back what is not redrawn of it."""
+        xp, shape = self.engine.device.xp, self.engine.latent_shape(*job.size)
+        x, keep = first_latents(job.table, batch.seeds, shape, xp), None
+        if job.init is None:
+            return x, None
+        latents = xp.repeat(self.engine.encode_images(job.init.pixels[None]), len(batch.seeds), axis=0)
+        noise = xp.asarray(normal_batch(batch.seeds, 0, shape))
+        if job.init.mask is not None:
+            keep = keep_outside(latents, noise, job.init.mask, job.table)
+        # where part is redrawn at full strength, nothing of it is to shine through
+        if job.init.mask is None or job.init.strength < 1.0:
+            x = noised_to(latents, noise, job.table, 0)
+        return x, keep
+
+    def _model(self, job: Job, batch: Batch) -> Model:
         """What is sampled, guidance and text guard included."""
         predict, scale = self.engine.predict, job.guidance_scale
+        sizes = (job.size, scale, batch.chunks)
+        cond = self.engine.condition(batch.subjects, *sizes)
+        uncond: Conditioning | None = None
+        named = any(subject is not None for subject in batch.subjects)
+        if named and scale > 1.0 and self.engine.manifest.conditioning.guidance == "classifier-free":
+            uncond = self.engine.uncondition(job.negative_prompt, len(batch.seeds), *sizes)
         if isinstance(job.text_guard, Sld) and uncond is not None:
-            asked = ((job.width, job.height), scale, chunks)
-            unsafe = self.engine.uncondition(job.text_guard.text, len(subjects), *asked)
-            return sld(predict, cond, uncond, unsafe, scale, job.text_guard, job.table.rows)
+            unsafe = self.engine.uncondition(job.text_guard.text, len(batch.seeds), *sizes)
+            return sld(predict, cond, uncond, unsafe, scale, job.text_guard)
         if isinstance(job.text_guard, Safree):
-            prompts = [str(subject) for subject in subjects]
-            text, last = filtered_conditioning(self.engine, prompts, job.text_guard, chunks)
+            prompts = [str(subject) for subject in batch.subjects]
+            text, last = filtered_conditioning(self.engine, prompts, job.text_guard, batch.chunks)
             return switched(predict, {**cond, **text}, cond, last, uncond, scale)
         return guided(predict, cond, uncond, scale)

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from safegen.device import CPU, Device, to_host
-from safegen.errors import EngineError
+from safegen.errors import EngineError, UsageError, whole_number
 from safegen.machine import cache_folder
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -29,7 +29,13 @@ class Session:
     """One ONNX graph on ONNX Runtime, on the CPU or on a GPU's own stream."""
 
     def __init__(
-        self, path: Path, *, optimize: bool = True, device: Device = CPU, on_cpu: bool = False
+        self,
+        path: Path,
+        *,
+        optimize: bool = True,
+        device: Device = CPU,
+        on_cpu: bool = False,
+        threads: int | None = None,
     ) -> None:
         """Open a graph.
 
@@ -38,12 +44,16 @@ class Session:
             optimize: False runs the graph exactly as written, for comparisons.
             device: where its inputs and outputs live, and where it runs.
             on_cpu: run on the CPU all the same, and copy.
+            threads: of the CPU for one run, 1 or more; None is ONNX Runtime's choice.
 
         Raises:
+            UsageError: no number of threads.
             EngineError: the file is missing, or ONNX Runtime cannot load it or has no such device.
         """
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        if (count := check_threads(threads)) is not None:
+            options.intra_op_num_threads = count
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -98,6 +108,18 @@ class Session:
         self._session.run_with_iobinding(binding, options)
         values = zip(self.outputs, binding.get_outputs(), strict=True)
         return {name: _view(value, xp) for name, value in values}
+
+
+def check_threads(threads: int | None) -> int | None:
+    """The number of threads, or None, which leaves it to ONNX Runtime.
+
+    Raises:
+        UsageError: it is no whole number from 1 on.
+    """
+    count = None if threads is None else whole_number("threads", threads)
+    if count is not None and count < 1:
+        raise UsageError(f"threads is {count}; give 1 or more, or leave it out.")
+    return count
 
 
 @functools.cache

@@ -1,89 +1,116 @@
-"""One call's request, worked out: what all of its pictures share."""
+"""What to draw: the same fields, by the same names, in Python, C++ and C."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypedDict
 
-import msgspec
-import numpy as np
 from PIL import Image
 
-from safegen.errors import UsageError
-from safegen.format.image import flatten
+from safegen.errors import UsageError, in_short, whole_number
 from safegen.format.manifest import Manifest
 from safegen.guard.settings import Settings
-from safegen.guard.text import TextGuard, parse_text_guard
-from safegen.sampling.conditioning import Subject
-from safegen.sampling.init_image import Init, partway
 from safegen.sampling.solver import Solver
-from safegen.sampling.table import Table
+
+if TYPE_CHECKING:
+    from safegen.guard.text import TextGuard
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all pictures of one call share."""
-
-    table: Table
-    steps: int
-    """As asked for; the table has fewer where the picture starts from an image."""
-    guard: Settings
-    solver: Solver
-    guidance_scale: float
-    width: int
-    height: int
-    negative_prompt: str
-    text_guard: TextGuard | None
-    init: Init | None = None
-
-    def record(self, subject: Subject, seed: int, engine: str, bundle: str | None) -> dict[str, Any]:
-        """All that draws one picture again, the digests of engine and bundle included."""
-        text = {"prompt": subject, "negative_prompt": self.negative_prompt}
-        settings = {f: getattr(self.guard, f) for f in self.guard.__struct_fields__}
-        return {
-            **(text if isinstance(subject, str) else {"class_label": subject}),
-            "seed": seed,
-            "steps": self.steps,
-            "solver": asdict(self.solver),
-            "guidance_scale": self.guidance_scale,
-            **(_init_record(self.init) if self.init else {}),
-            **({"text_guard": msgspec.to_builtins(self.text_guard)} if self.text_guard else {}),
-            "size": [self.width, self.height],
-            "guard": {"mode": self.guard.mode, **settings},
-            "guarded": self.guard.mode != "off",
-            "engine": engine,
-            "bundle": bundle if self.guard.mode != "off" else None,
-        }
-
-
-def subjects_of(
-    manifest: Manifest, prompt: str | Sequence[str] | None, class_label: int | Sequence[int] | None
-) -> list[Subject]:
-    """The prompts, the labels, or one None, as the model takes them.
+class Request:
+    """What to draw. What is left out is the engine's or the bundle's own.
 
     Raises:
-        UsageError: what the model does not take, or nothing though it needs something.
+        UsageError: a value of a type that its field does not take.
     """
-    spec, name = manifest.conditioning, manifest.name
-    if prompt is not None and not spec.text:
-        instead = "a class label" if spec.classes else "no prompt"
-        raise UsageError(f"the engine {name!r} takes {instead}; its model knows no text.")
-    if class_label is not None and not spec.classes:
-        raise UsageError(f"the engine {name!r} knows no classes; leave the class label out.")
-    if spec.text:
-        if prompt is None:
-            raise UsageError(f"nothing to draw: the engine {name!r} needs a prompt.")
-        return [prompt] if isinstance(prompt, str) else list(prompt)
-    if class_label is None:
-        if spec.classes and spec.null_class is None:
-            raise UsageError(f"the engine {name!r} needs a class label, 0 to {spec.classes - 1}.")
-        return [None]
-    labels = [class_label] if isinstance(class_label, int) else list(class_label)
-    for wrong in (label for label in labels if not 0 <= label < spec.classes):
-        raise UsageError(f"class label is {wrong}; this model knows 0 to {spec.classes - 1}.")
-    return list(labels)
+
+    prompt: str | None = None
+    """None for a model without text."""
+    class_label: int | None = None
+    """For a model of classes; None draws of no class."""
+    negative_prompt: str = ""
+    """Takes the place of the empty prompt in guidance."""
+    seed: int = 0
+    """0 to 2^64 - 1. The same seed gives the same picture at every batch size."""
+    n: int = 1
+    """Pictures, 1 or more; picture i has seed + i."""
+    steps: int | None = None
+    """Model evaluations, 1 to 1000; None is the engine's default."""
+    solver: str | Solver | None = None
+    """A name of :data:`safegen.sampling.solver.SOLVERS`, or one with its options."""
+    guidance_scale: float | None = None
+    """0 or more: above 1 the prompt is followed more closely, at twice the cost."""
+    size: tuple[int, int] | None = None
+    """(width, height) in pixels; None is the engine's default."""
+    guard: str | Settings | None = None
+    """``ratio``, ``official:nudity``, … or settings; None, or the name of the bundle's own guard, is that
+    with the bundle's settings."""
+    text_guard: str | TextGuard | None = None
+    """``safree``, ``sld:medium`` and so on, or settings; alone or beside any guard."""
+    concepts: tuple[str, ...] = ()
+    """What a text guard named by a string turns from; empty is the bundle's name."""
+    init: Image.Image | None = None
+    """An image to start from, resized to the size."""
+    strength: float | None = None
+    """Share of ``init`` that is drawn anew, above 0 to 1; None is 0.8."""
+    mask: Image.Image | None = None
+    """White where ``init`` is redrawn; None redraws all of it."""
+    batch_size: int = 4
+    """Pictures drawn at a time, 1 or more; memory grows with these, not with ``n``."""
+
+    def __post_init__(self) -> None:
+        """Take NumPy's numbers for Python's, and refuse what is of another type."""
+        for name, read in _READ.items():
+            value = getattr(self, name)
+            if value is not None or name not in _MAY_BE_NONE:
+                object.__setattr__(self, name, read(name, value))
+
+    def common(self) -> Request:
+        """What pictures of one batch must have in common: all but what they show, and their seeds."""
+        return replace(self, prompt=None, class_label=None, seed=0, n=1)
+
+
+class Common(TypedDict, total=False):
+    """The fields of :class:`Request` that are the same for all pictures of a call."""
+
+    negative_prompt: str
+    n: int
+    steps: int | None
+    solver: str | Solver | None
+    guidance_scale: float | None
+    size: tuple[int, int] | None
+    guard: str | Settings | None
+    text_guard: str | TextGuard | None
+    concepts: tuple[str, ...]
+    init: Image.Image | None
+    strength: float | None
+    mask: Image.Image | None
+    batch_size: int
+
+
+def requests_of(
+    prompt: str | Sequence[str] | None,
+    class_label: int | Sequence[int] | None,
+    seed: int | Sequence[int],
+    common: Common,
+) -> list[Request]:
+    """A request for each prompt, label or seed.
+
+    Raises:
+        UsageError: lists of different lengths, or a value of the wrong type.
+    """
+    lists = {"prompt": _each(prompt), "class_label": _each(class_label), "seed": _each(seed)}
+    counts = {name: len(values) for name, values in lists.items() if values is not None}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise UsageError(f"one value each, or as many of one as of the other; here are {told}.")
+    count = next(iter(counts.values()), 1)
+    ones = {"prompt": prompt, "class_label": class_label, "seed": seed}
+    columns = (repeat(ones[name], count) if values is None else values for name, values in lists.items())
+    return [Request(**dict(zip(lists, row, strict=True)), **common) for row in zip(*columns, strict=True)]
 
 
 def any_subject(manifest: Manifest) -> dict[str, Any]:
@@ -92,35 +119,48 @@ def any_subject(manifest: Manifest) -> dict[str, Any]:
     return {"prompt": "a photo of a coat"} if spec.text else {"class_label": 0} if spec.classes else {}
 
 
-def text_guard_of(
-    text_guard: str | TextGuard | None, concepts: Sequence[str] | None, bundle: str | None
-) -> TextGuard | None:
-    """Settings of a text guard; where it is named alone it turns from ``concepts``, else the bundle's name.
-
-    Raises:
-        UsageError: an unknown name, or concepts without one.
-    """
-    if concepts and not isinstance(text_guard, str):
-        raise UsageError("concepts are what a text guard turns from; name one, safree or sld.")
-    if not isinstance(text_guard, str):
-        return text_guard
-    return parse_text_guard(text_guard, concepts or ([bundle] if bundle else []))
+def _each(value: Any) -> list[Any] | None:
+    """The members of a list; None for one value."""
+    return None if isinstance(value, str | bytes) or not isinstance(value, Iterable) else list(value)
 
 
-def start_from(job: Job, image: Image.Image, strength: float, mask: Image.Image | None) -> Job:
-    """The same job on the last part of its table, from an image."""
-    if job.solver.name == "lcm":
-        raise UsageError("the solver lcm starts from noise alone; use another with an image.")
-    size = (job.width, job.height)
-    pixels = np.asarray(flatten(image).resize(size, Image.Resampling.LANCZOS))
-    white = None
-    if mask is not None:
-        white = np.asarray(mask.convert("L").resize(size, Image.Resampling.NEAREST)) >= 128
-    return replace(job, table=partway(job.table, strength), init=Init(pixels, strength, white))
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{name} is {in_short(value)}; give a text.")
+    return value
 
 
-def _init_record(init: Init) -> dict[str, Any]:
-    """Digests over the pixels as used, so that a picture can be drawn again from the right image."""
-    mask = None if init.mask is None else sha256(init.mask.tobytes()).hexdigest()
-    pixels = sha256(init.pixels.tobytes()).hexdigest()
-    return {"init": {"pixels_sha256": pixels, "mask_sha256": mask, "strength": init.strength}}
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UsageError(f"{name} is {in_short(value)}; give a number.")
+    return float(value)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    texts = _each(value)
+    if texts is None or not all(isinstance(text, str) for text in texts):
+        raise UsageError(f"{name} is {in_short(value)}; give a list of texts.")
+    return tuple(texts)
+
+
+def _size(name: str, value: Any) -> tuple[int, int]:
+    sides = _each(value)
+    if sides is None or len(sides) != 2:
+        raise UsageError(f"size is {in_short(value)}; give a width and a height.")
+    return whole_number(name, sides[0]), whole_number(name, sides[1])
+
+
+_READ: dict[str, Callable[[str, Any], Any]] = {
+    "prompt": _text,
+    "class_label": whole_number,
+    "negative_prompt": _text,
+    "seed": whole_number,
+    "n": whole_number,
+    "steps": whole_number,
+    "guidance_scale": _number,
+    "size": _size,
+    "concepts": _texts,
+    "strength": _number,
+    "batch_size": whole_number,
+}
+_MAY_BE_NONE = {"prompt", "class_label", "steps", "guidance_scale", "size", "strength"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,9 @@ class Verdict:
     guard: str
     steps: int
     opened: int
-    """At how many steps the gate opened."""
+    """At how many steps the gate was open: evidence above 0 or, for a gate that then stays open, before."""
+    corrected: int
+    """At how many steps the guard changed the picture: a weight above 0."""
     leaned: int
     """At how many steps the picture, in doubt though the gate was shut, was leaned away from the bank."""
     strongest_evidence: float | None
@@ -89,16 +93,17 @@ def watch(steps: Sequence[Step], count: int) -> list[list[Watch]]:
     return watches
 
 
-def judge(guard: str, steps: int, seen: list[Watch]) -> Verdict:
-    """Sum up what the guard saw over ``steps`` steps of one picture."""
+def judge(guard: str, steps: int, seen: list[Watch], *, latches: bool) -> Verdict:
+    """Sum up what the guard saw over ``steps`` steps of one picture; ``latches``: an open gate stays open."""
     top = max(seen, key=lambda w: w.evidence, default=None)
-    opened, leaned = sum(w.weight > 0 for w in seen), sum(w.weight < 0 for w in seen)
+    above = [w.evidence > 0 for w in seen]
     return Verdict(
-        guard,
-        steps,
-        opened,
-        leaned,
-        top.evidence if top else None,
-        top.nearest if top else None,
-        tuple(seen),
+        guard=guard,
+        steps=steps,
+        opened=sum(accumulate(above, or_)) if latches else sum(above),
+        corrected=sum(w.weight > 0 for w in seen),
+        leaned=sum(w.weight < 0 for w in seen),
+        strongest_evidence=top.evidence if top else None,
+        nearest_reference=top.nearest if top else None,
+        trace=tuple(seen),
     )

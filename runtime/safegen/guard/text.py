@@ -12,8 +12,8 @@ the concept. Its state e_i becomes (I - P_c) P_m e_i. Prompt-sized work, before 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from safegen.device import Array, array_namespace
 from safegen.errors import UsageError
 from safegen.sampling.conditioning import Conditioning
 from safegen.sampling.guidance import Predict, guided
-from safegen.sampling.loop import Model, Steered
+from safegen.sampling.loop import Model, Output
 from safegen.sampling.table import Row
 
 
@@ -122,9 +122,8 @@ def sld(
     unsafe: Conditioning,
     guidance_scale: float,
     settings: Sld,
-    rows: Sequence[Row],
 ) -> Model:
-    """Classifier-free guidance with SLD's correction, for one walk over ``rows``.
+    """Classifier-free guidance with SLD's correction; its state is the momentum nu.
 
     In terms of eps: mu = min(|eps_c - eps_s| S, 1) where eps_c - eps_s < lambda, else 0;
     g = mu (eps_s - eps_u) + s_m nu; nu <- b nu + (1 - b) g; after the warm-up
@@ -132,25 +131,24 @@ def sld(
     """
     xp = array_namespace(next(iter(cond.values())))
     told = {name: xp.concat([uncond[name], cond[name], unsafe[name]], axis=0) for name in cond}
-    steps: Iterator[tuple[int, Row]] = iter(enumerate(rows))
-    nu: Array = 0.0
 
-    def model(x: Array, timestep: float) -> Array | Steered:
-        nonlocal nu
-        i, row = next(steps)
+    def model(x: Array, row: Row, i: int, nu: Array | None) -> Output:
         size = x.shape[0]
-        out = predict(xp.concat([x, x, x], axis=0), timestep, told)
+        out = predict(xp.concat([x, x, x], axis=0), row.timestep, told)
         out_u, out_c, out_s = (out[k * size : (k + 1) * size, ...] for k in range(3))
         plain = out_u + guidance_scale * (out_c - out_u)
         to_eps = eps_factor(row)
         if to_eps == 0.0:
-            return plain
+            return Output(plain, nu)
         ahead = to_eps * (out_c - out_s)
         steep = xp.minimum(xp.abs(ahead) * settings.scale, xp.ones_like(ahead))
         mu = xp.where(ahead >= settings.threshold, xp.zeros_like(ahead), steep)
+        nu = xp.zeros_like(ahead) if nu is None else nu
         g = mu * (to_eps * (out_s - out_u)) + settings.momentum_scale * nu
         nu = settings.momentum * nu + (1 - settings.momentum) * g
-        return plain if i < settings.warmup else Steered(plain - guidance_scale / to_eps * g, plain)
+        if i < settings.warmup:
+            return Output(plain, nu)
+        return Output(plain - guidance_scale / to_eps * g, nu, plain)
 
     return model
 
@@ -165,18 +163,18 @@ def switched(
 ) -> Model:
     """Guidance by SAFREE's filtered states up to each sample's last step, (B,), then by the plain ones."""
     xp = array_namespace(next(iter(plain.values())))
-    steps, unfiltered = count(), guided(predict, plain, uncond, guidance_scale)
+    unfiltered = guided(predict, plain, uncond, guidance_scale)
 
     def told(early: Array, name: str) -> Array:
         wide = xp.reshape(early, (-1,) + (1,) * (plain[name].ndim - 1))
         return xp.where(wide, filtered[name], plain[name])
 
-    def model(x: Array, timestep: float) -> Array:
-        early = last_steps >= next(steps)
+    def model(x: Array, row: Row, i: int, state: Any) -> Output:
+        early = last_steps >= i
         if not early.any():
-            return unfiltered(x, timestep)
+            return unfiltered(x, row, i, state)
         cond = {name: told(xp.asarray(early), name) for name in plain}
-        return guided(predict, cond, uncond, guidance_scale)(x, timestep)
+        return guided(predict, cond, uncond, guidance_scale)(x, row, i, state)
 
     return model
 

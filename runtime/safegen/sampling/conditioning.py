@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,3 +54,18 @@ def repeat(conditioning: Conditioning, count: int) -> dict[str, Array]:
     return {
         name: array_namespace(values).repeat(values, count, axis=0) for name, values in conditioning.items()
     }
+
+
+def of_numbers(
+    inputs: Mapping[str, tuple[str, list[Any]]], count: int, size: tuple[int, int], guidance_scale: float
+) -> dict[str, Array]:
+    """Those inputs of a model that size and guidance scale alone determine, for ``count`` samples."""
+    given: dict[str, Array] = {}
+    if "time_ids" in inputs:
+        given["time_ids"] = time_ids(count, *size)
+    if "guidance" in inputs:
+        given["guidance"] = np.full(count, guidance_scale, np.float32)
+    if "timestep_cond" in inputs:
+        width = int(inputs["timestep_cond"][1][-1])
+        given["timestep_cond"] = guidance_embedding(count, guidance_scale, width)
+    return given

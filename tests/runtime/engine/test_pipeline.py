@@ -47,7 +47,7 @@ def test_every_guard_draws_and_reports(pipeline, guard: str) -> None:
     picture = pipeline("a sneaker", seed=1, steps=8, guard=guard)[0]
     verdict = picture.verdict
     assert verdict.guard == guard
-    assert 0 <= verdict.opened <= verdict.steps == 8
+    assert 0 <= verdict.corrected <= verdict.opened <= verdict.steps == 8
     assert verdict.trace
     strongest = max(verdict.trace, key=lambda w: w.evidence)
     assert verdict.strongest_evidence == strongest.evidence
@@ -106,7 +106,8 @@ def test_a_saved_picture_says_how_to_draw_it_again(pipeline, tmp_path: Path) -> 
     assert found == json.loads(json.dumps(picture.metadata()))
     assert found["engine"] == pipeline.engine.manifest.digest
     assert found["bundle"] == pipeline.bundle.digest
-    assert {"opened", "strongest_evidence", "nearest_reference"} <= set(found["verdict"])
+    counts = {"opened", "corrected", "leaned"}
+    assert counts | {"strongest_evidence", "nearest_reference"} <= set(found["verdict"])
     again = pipeline(
         found["prompt"], seed=found["seed"], steps=found["steps"], solver=Solver(**found["solver"]),
         negative_prompt=found["negative_prompt"], guidance_scale=found["guidance_scale"],
@@ -146,3 +147,14 @@ def test_steps_are_handed_out_as_they_happen(pipeline) -> None:
     seen = []
     pipeline("a coat", n=3, steps=4, batch_size=2, on_step=lambda s: seen.append((s.index, len(s.x))))
     assert seen == [(0, 2), (1, 2), (2, 2), (3, 2), (0, 1), (1, 1), (2, 1), (3, 1)]
+
+
+def test_numpy_s_integers_name_pictures_too(pipeline, tmp_path: Path) -> None:
+    """A list of seeds is often an array, and the metadata is JSON."""
+    plain = pipeline("a coat", seed=[3, 4], steps=2, n=2, size=(32, 32))
+    size = np.array([32, 32])
+    ours = pipeline("a coat", seed=np.array([3, 4]), steps=np.int64(2), n=np.int32(2), size=size)
+    assert [p.metadata() for p in ours] == [p.metadata() for p in plain]
+    ours[0].save(tmp_path / "x.png")
+    [labelled] = Pipeline.load("pixels")(class_label=np.int64(3), steps=1)
+    assert json.loads(json.dumps(labelled.settings))["class_label"] == 3

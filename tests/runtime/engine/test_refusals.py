@@ -185,6 +185,8 @@ def test_without_a_bundle_unguarded_must_be_asked_for(copy: Path) -> None:
         ({"seed": -1}, "seed"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"steps": 5000}, "1 to 1000"),
+        ({"steps": 0}, "1 to 1000"),
+        ({"solver": ""}, "known are"),
         ({"class_label": 3}, "knows no classes"),
         ({"solver": "dpm++2m", "guard": "official"}, "use ddim"),
     ],

@@ -1,16 +1,20 @@
 """Providers of ONNX Runtime. If these fail, the CPU draws where a GPU was asked for, and nobody is told."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
+import onnxruntime as ort
 import pytest
 
+from safegen import Pipeline
 from safegen.device import Device, open_device
-from safegen.engine.engine import MODELS
+from safegen.engine.engine import MODELS, Engine
 from safegen.engine.session import CUDA, Session, _providers, load_cuda_libraries
 from safegen.engine.session import TENSORRT as TENSORRT_PROVIDER
-from safegen.errors import EngineError, SafegenError
+from safegen.errors import EngineError, SafegenError, UsageError
 
 
 def test_the_tensorrt_provider_is_asked_for_by_name_and_never_replaced(tmp_path: Path) -> None:
@@ -41,3 +45,29 @@ def test_cuda_is_loaded_from_its_packages_without_a_word(monkeypatch, capsys) ->
     _providers(Device("cuda", np, stream=SimpleNamespace(ptr=0)))
     assert looked
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("threads", [None, 1, 3, np.int64(2)])
+def test_threads_reach_the_session_s_options(monkeypatch, threads: int | None) -> None:
+    """An edge box gives drawing a share of its cores; what is left out is ONNX Runtime's to choose."""
+    counts, real = [], ort.InferenceSession
+
+    def session(path: Path, options: ort.SessionOptions, **more: object) -> ort.InferenceSession:
+        counts.append(options.intra_op_num_threads)
+        return real(path, options, **more)
+
+    # this folder's conftest gives every session one thread
+    monkeypatch.setattr(ort, "SessionOptions", onnxruntime.capi.onnxruntime_pybind11_state.SessionOptions)
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    Pipeline.load("pixels", threads=threads)(class_label=1, steps=1)
+    Session(MODELS / "fashion" / "text_encoder.onnx", threads=threads)
+    assert counts == [threads or 0, threads or 0]
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
+def test_no_number_of_threads_is_refused_in_one_line(threads: object) -> None:
+    graph = MODELS / "fashion" / "text_encoder.onnx"
+    for opens in (Pipeline.load, partial(Engine.open, "pixels"), partial(Session, graph)):
+        with pytest.raises(UsageError, match="threads is") as error:
+            opens(threads=threads)
+        assert len(str(error.value).splitlines()) == 1

@@ -76,7 +76,7 @@ def test_only_the_region_that_shows_it_is_redrawn(sides: int) -> None:
     x0[1, :, :side, -side:] += 2.0  # the upper right region of the second picture
     x = (table.rows[0].alpha * x0 + table.rows[0].sigma * draw(rng, 3, 8)).astype(np.float32)
     run = open_guard(Ratio(), bundle_of(sides), bank, table)
-    kept, steered, evidence = run(x, x0, 0, None)
+    kept, steered, evidence, latched = run(x, x0, 0, run.start(x, [0, 1, 2]))
     shown = np.zeros(x0.shape, bool)
     shown[1, :, :side, -side:] = True
     assert kept is x
@@ -90,7 +90,7 @@ def test_only_the_region_that_shows_it_is_redrawn(sides: int) -> None:
     assert (evidence.weight > 0).tolist() == [False, True, False]
     # a region stays open once it was: without its neighbours
     calm = np.zeros_like(x0)
-    after = run(calm, calm, 1, None)[1]
+    after = run(calm, calm, 1, latched)[1]
     assert (after != calm).any(axis=(1, 2, 3)).tolist() == [False, True, False]
     assert not (after != calm)[~shown].any()
 
@@ -194,7 +194,7 @@ def test_a_thing_is_redrawn_wherever_it_lies(place: tuple[int, int]) -> None:
     x0[1, :, i : i + 4, j : j + 4] = thing[0]
     x = (table.rows[0].alpha * x0 + table.rows[0].sigma * draw(rng, 2, 8)).astype(np.float32)
     run = open_guard(Ratio(), bundle_of(2, opens=6.0, anywhere=True), bank, table)
-    kept, redrawn, evidence = run(x, x0, 0, None)
+    kept, redrawn, evidence, _ = run(x, x0, 0, run.start(x, [0, 1]))
     assert kept is x
     assert (evidence.value > 0).tolist() == [False, True]
     assert np.array_equal(redrawn[0], x0[0])  # to the last bit

@@ -9,6 +9,7 @@ from safegen import Pipeline
 from safegen.engine.text_states import text_guards_of
 from safegen.errors import UsageError
 from safegen.guard.text import SLD_PRESETS, Safree, Sld, parse_text_guard, switched
+from safegen.sampling.table import noised
 
 
 def test_filtered_states_serve_up_to_each_prompt_s_last_step_and_no_longer() -> None:
@@ -21,11 +22,12 @@ def test_filtered_states_serve_up_to_each_prompt_s_last_step_and_no_longer() -> 
         return told["text"][:, :1, :1, None]
 
     model = switched(predict, filtered, plain, np.array([-1, 0, 2]), None, 1.0)
-    outputs = [model(np.zeros((3, 1, 1, 1)), 0.0)[:, 0, 0, 0].tolist() for _ in range(5)]
+    x, row = np.zeros((3, 1, 1, 1)), noised(0.0)
+    outputs = [model(x, row, i, None).out[:, 0, 0, 0].tolist() for i in range(5)]
     assert outputs == [[1, 5, 5], [1, 1, 5], [1, 1, 5], [1, 1, 1], [1, 1, 1]]
     guided = switched(predict, filtered, plain, np.array([-1, 0, 2]), plain, 3.0)
     # 1 + 3 (5 - 1) where the filtered states serve
-    assert guided(np.zeros((3, 1, 1, 1)), 0.0)[:, 0, 0, 0].tolist() == [1, 13, 13]
+    assert guided(x, row, 0, None).out[:, 0, 0, 0].tolist() == [1, 13, 13]
     assert seen[-1].tolist() == [1, 1, 1, 1, 5, 5]
 
 

@@ -8,20 +8,19 @@ from hypothesis import strategies as st
 from safegen.engine.bind import open_guard
 from safegen.errors import EngineError, UsageError
 from safegen.guard.settings import Off
-from safegen.sampling.loop import denoise, first_latents
+from safegen.sampling.loop import Output, denoise, first_latents
 from safegen.sampling.schedule import read_schedule
 from safegen.sampling.solver import SOLVERS, Solver, plan
+from safegen.sampling.table import Row
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def perfect_model(target: np.ndarray, table, prediction_type: str):
+def perfect_model(target: np.ndarray):
     """A model that always foresees ``target``: what every solver must then arrive at."""
-    rows = {row.timestep: row for row in table.rows}
 
-    def model(x: np.ndarray, timestep: float) -> np.ndarray:
-        row = rows[timestep]
-        return (target - row.x0_x * x / row.input_scale) / row.x0_out
+    def model(x: np.ndarray, row: Row, i: int, state: None) -> Output:
+        return Output((target - row.x0_x * x / row.input_scale) / row.x0_out)
 
     return model
 
@@ -40,7 +39,7 @@ def test_every_solver_arrives_at_what_a_perfect_model_foresees(
     table = plan(schedule, Solver(name, spacing=None if name == "lcm" else spacing), steps)
     target = np.random.default_rng(0).standard_normal((1, 4, 4, 4)).astype(np.float32)
     x = first_latents(table, [seed], (4, 4, 4), np)
-    model = perfect_model(target, table, prediction)
+    model = perfect_model(target)
     for step in denoise(model, x, table, open_guard(Off(), None, None, table), [seed]):
         assert np.allclose(step.x0, target, atol=2e-2)  # x0 = x / alpha loses digits at alpha 0.07
     # DDIM and LCM may stop a little above zero noise: set_alpha_to_one is about that
