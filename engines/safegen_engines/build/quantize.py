@@ -162,7 +162,8 @@ def write(graph: Path, precision: str, recorded: Path, out: Path, progress: Prog
         from modelopt.onnx.quantization import quantize as by_modelopt
     except ImportError as error:
         raise EngineError(
-            f"{precision} needs NVIDIA's Model Optimizer ({first_line(error)}): pip install 'safegen[quantize]'."
+            f"{precision} needs NVIDIA's Model Optimizer ({first_line(error)}):"
+            " pip install 'safegen[quantize]'."
         ) from None
     with np.load(recorded) as arrays:
         inputs = {name: arrays[name] for name in arrays}

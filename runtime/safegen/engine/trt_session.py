@@ -208,7 +208,8 @@ def import_module(backend: str) -> Any:
     except ImportError as error:
         raise EngineError(
             f"the module {name} cannot be loaded ({first_line(error)}). Install it:"
-            f" pip install 'safegen[{extra}]'; on a Jetson it comes with JetPack, so make the environment with --system-site-packages."
+            f" pip install 'safegen[{extra}]'; on a Jetson it comes with JetPack, so make the environment"
+            " with --system-site-packages."
         ) from None
 
 
