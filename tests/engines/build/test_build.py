@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 def build(source: Path, out: Path, **options):
     built = []
-    engines.build(source, source, out, Options(**options), built.append)
+    engines.build(source, out, Options(**options), report=built.append)
     return built
 
 
@@ -161,14 +161,14 @@ def test_a_component_that_overflows_in_half_precision_stays_in_full(
 
 
 def test_a_second_build_of_the_same_thing_is_recognized(source: Path, tmp_path: Path) -> None:
-    out, options = tmp_path / "engine", Options()
+    out, options = tmp_path / "engine", Options(precision="fp32")
     assert not up_to_date(source, out, options)
     build(source, out)
     assert up_to_date(source, out, options)
     (source / "scheduler" / "scheduler_config.json").touch()  # another time, the same content
     assert up_to_date(source, out, options)
     assert not up_to_date(source, out, Options(precision="fp16"))
-    assert not up_to_date(source, out, Options(allow_unguarded=True))
+    assert not up_to_date(source, out, Options(precision="fp32", allow_unguarded=True))
     change_weight(source / "unet" / "model.onnx", 1.0001)
     assert not up_to_date(source, out, options)
 
@@ -177,7 +177,7 @@ def test_a_damaged_engine_is_not_up_to_date(source: Path, tmp_path: Path) -> Non
     out = tmp_path / "engine"
     build(source, out)
     (out / "unet.onnx").write_bytes(b"")
-    assert not up_to_date(source, out, Options())
+    assert not up_to_date(source, out, Options(precision="fp32"))
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(source: Path, tmp_path: Path, monkeypatch) -> None:

@@ -28,6 +28,7 @@ from safegen.guard.regions import Regions
 from safegen.guard.settings import GUARDS
 from safegen.machine import gpu
 from safegen_engines.build import build, component, fingerprint
+from safegen_engines.build.components import Built
 from safegen_engines.build.onnx_folder import open_source
 from safegen_engines.build.options import Options, check_options, up_to_date
 from safegen_engines.build.shapes import component_shapes
@@ -48,10 +49,10 @@ def rtx(onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build_for(
     target: str, source: Path, out: Path, precision: str = "fp16", guards: tuple[str, ...] = ("ratio",)
-) -> list[build.Built]:
-    built: list[build.Built] = []
+) -> list[Built]:
+    built: list[Built] = []
     options = Options(target=target, precision=precision, guards=guards, allow_unguarded=True)
-    build.build(source, source, out, options, built.append)
+    build.build(source, out, options, report=built.append)
     return built
 
 
