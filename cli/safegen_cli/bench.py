@@ -57,13 +57,10 @@ def bench(
         )
     found: dict[str, Any] = asdict(result)
     if against:
-        from safegen_export.time_diffusers import seconds_a_batch
+        from safegen_export.time_diffusers import compare
 
-        seconds = seconds_a_batch(
-            against, size=result.size, steps=result.steps, batch=result.batch, runs=runs
-        )
-        found["diffusers_images_per_second"] = result.batch / seconds
-        found["times_diffusers"] = result.images_per_second * seconds / result.batch
+        beside = compare(engine, bundle, against, steps=result.steps, batch=result.batch, rounds=runs)
+        found |= asdict(beside)
     if as_json:
         answer(found)
     else:
@@ -87,7 +84,8 @@ def _show(result: Bench, found: dict[str, Any]) -> None:
     if "times_diffusers" in found:
         print(
             f"{'diffusers':22} {found['diffusers_images_per_second']:10.3f} a second;"
-            f" this is {found['times_diffusers']:.2f} times as fast"
+            f" this is {found['times_diffusers']:.2f} times as fast, the median of {found['rounds']} rounds"
+            f" in turn, {found['threads']} threads each"
         )
 
 

@@ -1,0 +1,78 @@
+"""Beside diffusers. If these fail, a figure says how loaded the machine was, not which is faster."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from safegen_export import time_diffusers
+from safegen_export.time_diffusers import PAUSE, in_turn
+
+
+def test_both_draw_in_turn_and_who_begins_changes(monkeypatch) -> None:
+    """On a machine that slows down, ratios of one round each are right; medians of either side are not."""
+    now, load, order, slept = [0.0], [1.0], [], []
+
+    def draws(name: str, seconds: float):
+        def draw() -> None:
+            order.append(name)
+            load[0] *= 1.01
+            now[0] += seconds * load[0]
+
+        return draw
+
+    clock = SimpleNamespace(perf_counter=lambda: now[0], sleep=slept.append)
+    monkeypatch.setattr(time_diffusers, "time", clock)
+    pairs = in_turn(draws("ours", 1.0), draws("theirs", 3.0), 6)
+    assert len(pairs) == 6
+    assert order[:4] == ["theirs", "ours", "ours", "theirs"]
+    assert order.count("ours") == order.count("theirs") == 7  # one each warms up
+    assert slept == [PAUSE] * 14
+    assert statistics.median(b / a for a, b in pairs) == pytest.approx(3.0, rel=0.02)
+
+
+def test_a_first_round_that_sets_things_up_does_not_count() -> None:
+    calls = []
+
+    def slow_at_first() -> None:
+        calls.append(1)
+        time.sleep(0.2 if len(calls) == 1 else 0.0)
+
+    pairs = in_turn(slow_at_first, lambda: None, 2, pause=0.0)
+    assert len(pairs) == 2
+    assert all(ours < 0.1 for ours, _ in pairs)
+
+
+@pytest.mark.slow
+def test_engine_and_checkpoint_run_on_as_many_threads(
+    checkpoint: Path, engines: dict[str, Path], monkeypatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    asked, drawn = [], []
+    here = time_diffusers.Session
+
+    def noted(path, **options):
+        asked.append(options["threads"])
+        return here(path, **options)
+
+    from diffusers import StableDiffusionPipeline
+
+    call = StableDiffusionPipeline.__call__
+    monkeypatch.setattr(
+        StableDiffusionPipeline, "__call__", lambda *a, **told: drawn.append(told) or call(*a, **told)
+    )
+    monkeypatch.setattr(time_diffusers, "Session", noted)
+    monkeypatch.setattr(time_diffusers, "any_subject", lambda manifest: {"prompt": "a coat", "guard": "off"})
+    found = time_diffusers.compare(engines["epsilon"], None, checkpoint, steps=2, batch=2, rounds=3)
+    assert found.threads == torch.get_num_threads()
+    assert set(asked) == {found.threads}
+    assert found.rounds == 3
+    assert len(drawn) == 4
+    assert drawn[0]["guidance_scale"] == 7.5
+    assert (drawn[0]["width"], drawn[0]["num_inference_steps"], len(drawn[0]["prompt"])) == (32, 2, 2)
+    assert found.diffusers_images_per_second > 0
+    assert 0.01 < found.times_diffusers < 1000
