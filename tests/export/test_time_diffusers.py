@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny
 
+from safegen_cli.app import main
 from safegen_export import time_diffusers
-from safegen_export.time_diffusers import PAUSE, in_turn
+from safegen_export.time_diffusers import PAUSE, Against, in_turn
 
 
 def test_both_draw_in_turn_and_who_begins_changes(monkeypatch) -> None:
@@ -76,3 +80,36 @@ def test_engine_and_checkpoint_run_on_as_many_threads(
     assert (drawn[0]["width"], drawn[0]["num_inference_steps"], len(drawn[0]["prompt"])) == (32, 2, 2)
     assert found.diffusers_images_per_second > 0
     assert 0.01 < found.times_diffusers < 1000
+
+
+def bench(monkeypatch: pytest.MonkeyPatch, *options: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["safegen", "bench", *map(str, options)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+
+
+def test_the_command_says_how_often_and_on_how_many_threads(monkeypatch, capsys) -> None:
+    told: dict[str, object] = {}
+
+    def compare(*where: object, **more: object) -> Against:
+        told.update(more, where=where)
+        return Against(threads=3, rounds=2, diffusers_images_per_second=4.0, times_diffusers=1.5)
+
+    monkeypatch.setattr(time_diffusers, "compare", compare)
+    bench(monkeypatch, "--against", "checkpoint", "--steps", 2, "--runs", 2)
+    assert told == {"where": (None, None, Path("checkpoint")), "steps": 2, "batch": 1, "rounds": 2}
+    line = capsys.readouterr().out.splitlines()[-1]
+    figures = "4.000 a second; this is 1.50 times as fast, the median of 2 rounds in turn, 3 threads each"
+    assert line.split() == ["diffusers", *figures.split()]
+
+
+@pytest.mark.slow
+def test_the_embedded_engine_beside_its_checkpoint(monkeypatch, capsys) -> None:
+    pytest.importorskip("torch")
+    bench(monkeypatch, "--against", tiny.EMBEDDED_CHECKPOINT, "--steps", 2, "--runs", 2, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["rounds"] == 2
+    assert found["threads"] >= 1
+    assert found["diffusers_images_per_second"] > 0
+    assert 0.05 < found["times_diffusers"] < 20, "both run the same graph on the same cores"
