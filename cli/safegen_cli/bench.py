@@ -83,9 +83,9 @@ def _show(result: Bench, found: dict[str, Any]) -> None:
         print(f"{'on the GPU':22} {result.gpu_memory_mib:10.0f} MiB")
     if "times_diffusers" in found:
         print(
-            f"{'diffusers':22} {found['diffusers_images_per_second']:10.3f} a second;"
-            f" this is {found['times_diffusers']:.2f} times as fast, the median of {found['rounds']} rounds"
-            f" in turn, {found['threads']} threads each"
+            f"{'beside diffusers':22} {found['images_per_second_beside']:10.3f} a second, diffusers"
+            f" {found['diffusers_images_per_second']:.3f}: {found['times_diffusers']:.2f} times as fast,"
+            f" the median of {found['rounds']} rounds in turn; threads for each: {found['threads']}"
         )
 
 

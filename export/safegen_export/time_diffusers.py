@@ -29,8 +29,9 @@ class Against:
     threads: int
     """Of the CPU, for each; torch's own choice, which OMP_NUM_THREADS sets."""
     rounds: int
+    images_per_second_beside: float
+    """Median of this, in the same rounds as diffusers'."""
     diffusers_images_per_second: float
-    """Median."""
     times_diffusers: float
     """How many times as fast this is: the median over the rounds of diffusers' time by ours."""
 
@@ -97,6 +98,7 @@ def compare(
     return Against(
         threads,
         rounds,
+        batch / statistics.median(ours for ours, _ in pairs),
         batch / statistics.median(theirs for _, theirs in pairs),
         statistics.median(theirs / ours for ours, theirs in pairs),
     )

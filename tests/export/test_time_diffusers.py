@@ -94,14 +94,16 @@ def test_the_command_says_how_often_and_on_how_many_threads(monkeypatch, capsys)
 
     def compare(*where: object, **more: object) -> Against:
         told.update(more, where=where)
-        return Against(threads=3, rounds=2, diffusers_images_per_second=4.0, times_diffusers=1.5)
+        return Against(
+            3, 2, images_per_second_beside=6.0, diffusers_images_per_second=4.0, times_diffusers=1.5
+        )
 
     monkeypatch.setattr(time_diffusers, "compare", compare)
     bench(monkeypatch, "--against", "checkpoint", "--steps", 2, "--runs", 2)
     assert told == {"where": (None, None, Path("checkpoint")), "steps": 2, "batch": 1, "rounds": 2}
     line = capsys.readouterr().out.splitlines()[-1]
-    figures = "4.000 a second; this is 1.50 times as fast, the median of 2 rounds in turn, 3 threads each"
-    assert line.split() == ["diffusers", *figures.split()]
+    figures = "6.000 a second, diffusers 4.000: 1.50 times as fast, the median of 2 rounds in turn"
+    assert line.split() == f"beside diffusers {figures}; threads for each: 3".split()
 
 
 @pytest.mark.slow
