@@ -59,7 +59,16 @@ def bench(
     if against:
         from safegen_export.time_diffusers import compare
 
-        beside = compare(engine, bundle, against, steps=result.steps, batch=result.batch, rounds=runs)
+        beside = compare(
+            engine,
+            bundle,
+            against,
+            steps=result.steps,
+            batch=result.batch,
+            rounds=runs,
+            threads=threads,
+            cuda_graphs=cuda_graphs,
+        )
         found |= asdict(beside)
     if as_json:
         answer(found)

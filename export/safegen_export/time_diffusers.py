@@ -7,12 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from safegen.engine.engine import Engine
 from safegen.engine.pipeline import EMBEDDED, Pipeline
-from safegen.engine.session import Session
-from safegen.engine.trt_session import TrtSession
 from safegen.errors import ExportError, first_line
 from safegen.format.request import any_subject
 
@@ -27,25 +25,13 @@ class Against:
     """Both drew the same number of pictures a round, in turn, on as many threads."""
 
     threads: int
-    """Of the CPU, for each; torch's own choice, which OMP_NUM_THREADS sets."""
+    """Of the CPU, for each."""
     rounds: int
     images_per_second_beside: float
     """Median of this, in the same rounds as diffusers'."""
     diffusers_images_per_second: float
     times_diffusers: float
     """How many times as fast this is: the median over the rounds of diffusers' time by ours."""
-
-
-class _Pinned(Engine):
-    """An engine whose graphs on the CPU run on so many threads; compiled ones have none there."""
-
-    threads: int
-
-    def _open_session(self, component: str) -> Session | TrtSession:
-        part = self.manifest.components[component]
-        if part.compiled:
-            return super()._open_session(component)
-        return Session(self.folder / part.file, device=self.device, threads=self.threads)
 
 
 def compare(
@@ -56,6 +42,8 @@ def compare(
     steps: int,
     batch: int,
     rounds: int,
+    threads: int | None = None,
+    cuda_graphs: bool = False,
 ) -> Against:
     """Draw batches with an engine, guarded, and with diffusers, by the engine's default size and guidance.
 
@@ -68,6 +56,8 @@ def compare(
         steps: model evaluations.
         batch: pictures drawn at a time.
         rounds: batches of each, after one that warms up.
+        threads: of the CPU, for both; None is torch's choice, which OMP_NUM_THREADS sets.
+        cuda_graphs: let a compiled engine replay captured launches.
 
     Raises:
         ExportError: diffusers is not installed, or does not open the checkpoint.
@@ -79,9 +69,9 @@ def compare(
         raise ExportError(
             f"comparing needs the extra 'export' ({first_line(error)}): pip install 'safegen[export]'."
         ) from None
-    threads = torch.get_num_threads()
-    opened = cast("_Pinned", _Pinned.open(engine if engine is not None else EMBEDDED))
-    opened.threads = threads
+    torch.set_num_threads(threads or torch.get_num_threads())
+    threads, where = torch.get_num_threads(), engine if engine is not None else EMBEDDED
+    opened = Engine.open(where, cuda_graphs=cuda_graphs, threads=threads)
     ours = Pipeline.over(opened, bundle)
     device, dtype = ("cpu", torch.float32) if opened.device.name == "cpu" else ("cuda", torch.float16)
     try:

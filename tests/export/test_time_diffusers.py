@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
+from safegen.engine import engine
 from safegen_cli.app import main
 from safegen_export import time_diffusers
 from safegen_export.time_diffusers import PAUSE, Against, in_turn
@@ -57,7 +58,7 @@ def test_engine_and_checkpoint_run_on_as_many_threads(
 ) -> None:
     torch = pytest.importorskip("torch")
     asked, drawn = [], []
-    here = time_diffusers.Session
+    here = engine.Session
 
     def noted(path, **options):
         asked.append(options["threads"])
@@ -69,11 +70,17 @@ def test_engine_and_checkpoint_run_on_as_many_threads(
     monkeypatch.setattr(
         StableDiffusionPipeline, "__call__", lambda *a, **told: drawn.append(told) or call(*a, **told)
     )
-    monkeypatch.setattr(time_diffusers, "Session", noted)
+    monkeypatch.setattr(engine, "Session", noted)
     monkeypatch.setattr(time_diffusers, "any_subject", lambda manifest: {"prompt": "a coat", "guard": "off"})
-    found = time_diffusers.compare(engines["epsilon"], None, checkpoint, steps=2, batch=2, rounds=3)
-    assert found.threads == torch.get_num_threads()
-    assert set(asked) == {found.threads}
+    before = torch.get_num_threads()
+    try:
+        found = time_diffusers.compare(
+            engines["epsilon"], None, checkpoint, steps=2, batch=2, rounds=3, threads=2
+        )
+        assert found.threads == torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(asked) == {2}
     assert found.rounds == 3
     assert len(drawn) == 4
     assert drawn[0]["guidance_scale"] == 7.5
@@ -99,8 +106,10 @@ def test_the_command_says_how_often_and_on_how_many_threads(monkeypatch, capsys)
         )
 
     monkeypatch.setattr(time_diffusers, "compare", compare)
-    bench(monkeypatch, "--against", "checkpoint", "--steps", 2, "--runs", 2)
-    assert told == {"where": (None, None, Path("checkpoint")), "steps": 2, "batch": 1, "rounds": 2}
+    bench(monkeypatch, "--against", "checkpoint", "--steps", 2, "--runs", 2, "--threads", 3)
+    where = (None, None, Path("checkpoint"))
+    asked = {"steps": 2, "batch": 1, "rounds": 2, "threads": 3, "cuda_graphs": False}
+    assert told == {"where": where, **asked}
     line = capsys.readouterr().out.splitlines()[-1]
     figures = "6.000 a second, diffusers 4.000: 1.50 times as fast, the median of 2 rounds in turn"
     assert line.split() == f"beside diffusers {figures}; threads for each: 3".split()
