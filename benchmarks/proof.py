@@ -18,58 +18,40 @@ Works in build/proof, where each suite's report.html stays.
 """
 
 import argparse
-import csv
 import json
-import math
-import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tomli_w
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "training"))
 import fashion
-from attacks import Row, every_composition, write
 from frozen import freeze_class
 from judge import Judge
-from prompts import GARMENTS, Garment, all_prompts
+from prompts import GARMENTS, Garment
+from proof_arms import BOTH, TUNED, Settings, published, trials
+from proof_prompts import SETS, every_other, more_seeds, other_compositions, slug
 from safegen.engine.engine import Engine
 from safegen.engine.pipeline import EMBEDDED
 from safegen.files import replacing
 from safegen.format.bundle import read_bundle
-from safegen.guard.bank import squared_distances
 from safegen_eval.evaluate import evaluate
 from safegen_eval.table import to_json
 
 WORK = ROOT / "build" / "proof"
 OUT = Path(__file__).parent / "proof.json"
 ATTACKS = Path(__file__).parent / "attacks"
-SETS = ("plain", "synonyms", "misspellings", "compositions", "found")
 THREE = ("sneaker", "bag", "t-shirt")
 HARD = ("pullover", "shirt", "coat")
 BANK, BANKS = 500, (10, 50, 100, 500, 3000)
 RATES = (0.002, 0.005, 0.01, 0.02, 0.05)
-TRIALS, TRIAL_STEPS = 8, 8
-SEEDS, APART = 10, 2_000_000
-"""More seeds a prompt, and how far apart, so that no two sets share one."""
-OTHERS, OTHERS_FIRST = 5, 30_000_000
-"""Seeds a prompt of the stage others, and the first, beyond those of all other sets."""
+TRIAL_STEPS = 8
 REAL = 2000
-Settings = dict[str, Any]
-"""Of an arm, as a suite has them, but for its name."""
-IMAGE_GUARDS = ("bank-mean", "renoise-only", "spell", "sgf", "official:nudity", "official:inappropriate",
-                "paper", "theorem", "ratio")  # fmt: skip
-BOTH: dict[str, Settings] = {"none": {"guard": "off"}, "ratio": {"guard": "ratio"}}
-
-
-def slug(garment: Garment) -> str:
-    return garment.name.replace(" ", "-")
 
 
 def bundle_of(engine: Engine, garment: Garment, size: int) -> Path:
@@ -94,118 +76,6 @@ def real_of(garment: Garment) -> Path:
             Image.fromarray(image).save(scratch / f"{i:05}.png")
         scratch.rename(folder)
     return folder
-
-
-def published(garment: Garment) -> dict[str, Settings]:
-    """Every guard as it was published, and the combinations; text guards are told the plain name alone."""
-    told = {"concepts": [garment.name]}
-    off = {"guard": "off"}
-    alone = {
-        "none": off,
-        "negative prompt": {**off, "negative_prompt": f"a photo of a {garment.name}"},
-        **{
-            f"SLD {p}": {**off, "text_guard": f"sld:{p}", **told} for p in ("weak", "medium", "strong", "max")
-        },
-        "SAFREE": {**off, "text_guard": "safree", **told},
-    }
-    both = {
-        f"{text} + {guard}": {"guard": guard, "text_guard": name, **told}
-        for guard in ("official:nudity", "ratio")
-        for text, name in (("SLD max", "sld:max"), ("SAFREE", "safree"))
-    }
-    return {**alone, **{guard: {"guard": guard} for guard in IMAGE_GUARDS}, **both}
-
-
-def spread(rng: random.Random, low: float, high: float) -> float:
-    """Log-uniform."""
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
-
-
-def trials(garment: Garment, bundle: Path, guard: str) -> Iterator[Settings]:
-    """The published settings first, then draws from as wide a range as makes sense for each."""
-    rng = random.Random(f"{garment.name} {guard}")
-    bank = read_bundle(bundle).bank()
-    near = math.sqrt(float(np.median(np.sort(squared_distances(bank.refs, bank.refs, bank.refs_sq))[:, 1])))
-    told = (garment.name,)
-    draw: dict[str, Callable[[], Settings]] = {
-        "negative prompt": lambda: {
-            "guard": "off",
-            "negative_prompt": rng.choice(
-                [garment.name, f"a {garment.name}", ", ".join(garment.words), f"{garment.name} " * 3]
-            ),
-        },
-        "SLD": lambda: {
-            "guard": "off",
-            "text_guard": {
-                "mode": "sld",
-                "concepts": told,
-                "warmup": rng.choice([0, 1, 2, 4]),
-                "scale": spread(rng, 10, 1e4),
-                "threshold": rng.uniform(0, 1),
-                "momentum_scale": rng.uniform(0, 1),
-                "momentum": rng.uniform(0, 0.9),
-            },
-        },
-        "SAFREE": lambda: {
-            "guard": "off",
-            "text_guard": {
-                "mode": "safree",
-                "concepts": told,
-                "margin": rng.choice([0.0, 0.005, 0.01, 0.03]),
-                "steepness": spread(rng, 0.5, 10),
-                "centre": rng.uniform(0, 6),
-            },
-        },
-        "bank-mean": lambda: {"guard": {"mode": guard, "scale": spread(rng, 0.03, 2)}},
-        "renoise-only": lambda: {"guard": {"mode": guard, "t_min": rng.uniform(0, 950)}},
-        "spell": lambda: {
-            "guard": {
-                "mode": guard,
-                "radius": near * spread(rng, 0.7, 4),
-                "overcompensation": spread(rng, 0.2, 4),
-            }
-        },
-        "sgf": lambda: {
-            "guard": {"mode": guard, "step": spread(rng, 1, 3000), "gamma": spread(rng, 0.2, 5) / near**2}
-        },
-        "official": lambda: {
-            "guard": {
-                "mode": guard,
-                "bandwidth": spread(rng, 0.5, 6),
-                "scale": spread(rng, 0.03, 2),
-                "gate": rng.random() < 0.5,
-                "margin": rng.uniform(0, 2),
-                "t_min": rng.choice([0.0, 500.0, 780.0]),
-            }
-        },
-        "paper": lambda: {
-            "guard": {
-                "mode": guard,
-                "quantile": spread(rng, 0.005, 0.5),
-                "eta": spread(rng, 0.1, 10),
-                "w_max": spread(rng, 0.5, 10),
-                "t_min": rng.choice([0.0, 500.0, 780.0]),
-            }
-        },
-        "theorem": lambda: {
-            "guard": {"mode": guard, "eta": spread(rng, 0.001, 30), "w_max": spread(rng, 0.5, 10)}
-        },
-        "ratio": lambda: {
-            "guard": {
-                "mode": guard,
-                "false_positive_rate": spread(rng, 0.003, 0.1),
-                "repulsion": spread(rng, 0.5, 3),
-            }
-        },
-    }
-    first = published(garment)[{"SLD": "SLD max", "official": "official:nudity"}.get(guard, guard)]
-    yield first
-    for _ in range(TRIALS - 1):
-        yield draw[guard]()
-
-
-TUNED = ("negative prompt", "SLD", "SAFREE", "bank-mean", "renoise-only", "spell", "sgf", "official", "paper",
-         "theorem", "ratio")  # fmt: skip
 
 
 def run(name: str, garment: Garment, bundle: Path, arms: dict[str, Settings], steps: list[int],
@@ -301,55 +171,15 @@ def rates(engine: Engine, garment: Garment, steps: list[int]) -> None:
     save("rates", run(f"rates-{slug(garment)}", garment, bundle_of(engine, garment, BANK), arms, steps))
 
 
-def rows_of(garment: Garment, name: str) -> list[Row]:
-    """A set of the class."""
-    with (ATTACKS / f"{slug(garment)}-{name}.csv").open(encoding="utf-8") as file:
-        return [(text, int(seed), int(label)) for text, seed, label in list(csv.reader(file))[1:]]
-
-
-def more_seeds(garment: Garment) -> Path:
-    """A folder with the class's prompts, each with :data:`SEEDS` seeds that the tables do not use."""
-    folder = WORK / "seeds"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (*SETS, "benign"):
-        rows = rows_of(garment, name)
-        more = [(text, seed + APART * k, label) for k in range(1, SEEDS + 1) for text, seed, label in rows]
-        write(folder / f"{slug(garment)}-{name}.csv", more)
-    return folder
-
-
-def every_other(garment: Garment) -> Path:
-    """A folder with every prompt of the nine other classes, :data:`OTHERS` seeds each."""
-    folder = WORK / "others"
-    folder.mkdir(parents=True, exist_ok=True)
-    every = [(text, label) for label, _, text in all_prompts() for _ in range(OTHERS)]
-    rows = [(text, OTHERS_FIRST + i, label) for i, (text, label) in enumerate(every)]
-    write(folder / f"{slug(garment)}-benign.csv", [row for row in rows if row[2] != garment.label])
-    return folder
-
-
 def others(engine: Engine, garment: Garment, steps: list[int]) -> None:
-    bundle, prompts = bundle_of(engine, garment, BANK), every_other(garment)
+    bundle, prompts = bundle_of(engine, garment, BANK), every_other(garment, WORK)
     name, sets = f"others-{slug(garment)}", ("benign",)
     save("others", run(name, garment, bundle, BOTH, steps, attacks=prompts, sets=sets))
 
 
 def seeds(engine: Engine, garment: Garment, steps: list[int]) -> None:
-    bundle, attacks = bundle_of(engine, garment, BANK), more_seeds(garment)
+    bundle, attacks = bundle_of(engine, garment, BANK), more_seeds(garment, WORK, ATTACKS)
     save("seeds", run(f"seeds-{slug(garment)}", garment, bundle, BOTH, steps, attacks=attacks))
-
-
-def other_compositions(garment: Garment) -> Path:
-    """A folder with the class's compositions that neither split has, one seed each."""
-    folder = WORK / "compositions"
-    folder.mkdir(parents=True, exist_ok=True)
-    seen = {text for split in ("", "validation-") for text, *_ in rows_of(garment, f"{split}compositions")}
-    fresh = [text for text in every_composition(garment) if text not in seen]
-    # after those of the benign set
-    first = garment.label * 10_000 + 6000
-    rows = [(text, first + i, garment.label) for i, text in enumerate(fresh)]
-    write(folder / f"{slug(garment)}-compositions.csv", rows)
-    return folder
 
 
 def floor(garment: Garment) -> dict[str, Any]:
@@ -360,7 +190,7 @@ def floor(garment: Garment) -> dict[str, Any]:
 
 
 def compositions(engine: Engine, garment: Garment, steps: list[int]) -> None:
-    bundle, attacks = bundle_of(engine, garment, BANK), other_compositions(garment)
+    bundle, attacks = bundle_of(engine, garment, BANK), other_compositions(garment, WORK, ATTACKS)
     name, sets = f"compositions-{slug(garment)}", ("compositions",)
     beside = {"floor": floor(garment)}
     rows = run(name, garment, bundle, BOTH, steps, attacks=attacks, sets=sets)

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "training"))
 import fashion
 from high_dimension import picture
 from judge import Judge
-from prompts import GARMENTS
+from prompts import GARMENTS, Garment
 from safegen.engine.bind import open_guard
 from safegen.engine.engine import Engine
 from safegen.engine.pipeline import EMBEDDED
@@ -206,6 +206,32 @@ def measured(
     }
 
 
+def gates_of(
+    engine: Engine, kind: str, train: Any, others: list[Garment], bank: int, rng: np.random.Generator
+) -> dict[str, Gate | None]:
+    """The guards that draw one kind of picture, with banks of that kind."""
+    negation, benign = (
+        encoded(engine, [picture(kind, *train, negated=negated, rng=rng) for _ in range(count)])
+        for negated, count in ((True, bank), (False, BENIGN))
+    )
+    ordinary = [TEMPLATES[kind].format(word) for g in others for word in g.words]
+    ordinary = [ordinary[i % len(ordinary)] for i in range(300)]
+    gates: dict[str, Gate | None] = {
+        "none": None,
+        "ratio, whole pictures": make_gate(engine, negation, benign, ordinary, WHOLE, 1),
+        "ratio, quarters, bank of pictures": make_gate(
+            engine, cut(negation, QUARTERS), benign, ordinary, QUARTERS, 4
+        ),
+    }
+    if kind == "scene":
+        alone = train[0][train[1] == SNEAKER.label][:bank]
+        crops = [np.asarray(Image.fromarray(i).resize((128, 128), Image.Resampling.BICUBIC)) for i in alone]
+        gates["ratio, quarters, bank of sneakers"] = make_gate(
+            engine, encoded(engine, crops), benign, ordinary, QUARTERS, 1
+        )
+    return gates
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=MODEL)
@@ -221,27 +247,7 @@ def main() -> None:
     others = [g for g in GARMENTS if g is not SNEAKER]
     table: dict[str, Any] = {}
     for kind, template in TEMPLATES.items():
-        negation, benign = (
-            encoded(engine, [picture(kind, *train, negated=negated, rng=rng) for _ in range(count)])
-            for negated, count in ((True, args.bank), (False, BENIGN))
-        )
-        ordinary = [template.format(word) for g in others for word in g.words]
-        ordinary = [ordinary[i % len(ordinary)] for i in range(300)]
-        gates: dict[str, Gate | None] = {
-            "none": None,
-            "ratio, whole pictures": make_gate(engine, negation, benign, ordinary, WHOLE, 1),
-            "ratio, quarters, bank of pictures": make_gate(
-                engine, cut(negation, QUARTERS), benign, ordinary, QUARTERS, 4
-            ),
-        }
-        if kind == "scene":
-            alone = train[0][train[1] == SNEAKER.label][: args.bank]
-            crops = [
-                np.asarray(Image.fromarray(i).resize((128, 128), Image.Resampling.BICUBIC)) for i in alone
-            ]
-            gates["ratio, quarters, bank of sneakers"] = make_gate(
-                engine, encoded(engine, crops), benign, ordinary, QUARTERS, 1
-            )
+        gates = gates_of(engine, kind, train, others, args.bank, rng)
         attack = [template.format(SNEAKER.words[i % len(SNEAKER.words)]) for i in range(args.count)]
         told = [others[i % len(others)] for i in range(args.count)]
         benign_prompts = [

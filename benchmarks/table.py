@@ -1,64 +1,31 @@
 """Write the tables of proof.json and its like into docs/measured*.md, and draw their chart."""
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from safegen_eval.intervals import Measure
+from cells import (
+    Row,
+    at,
+    attacks,
+    benign,
+    change,
+    count,
+    figure,
+    in_turn,
+    measures,
+    parts,
+    pick,
+    unique,
+    worst,
+)
 from safegen_eval.report import trade_off
 from safegen_eval.table import Line
+from tables_apart import copies, high_dimension, scenarios, scenes
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("measured*.md"))
 CHART = ROOT / "docs" / "images" / "guards-sneaker.png"
-Row = dict[str, Any]
-
-
-def figure(row: Row, name: str, form: str = "{:.1%}", *, interval: bool = True) -> str:
-    """A figure with its interval."""
-    if name not in row:
-        return ""
-    cell = row[name]
-    low, high = (form.format(cell[end]) if cell[end] is not None else "" for end in ("low", "high"))
-    return form.format(cell["value"]) + (f" ({low} to {high})" if interval and low else "")
-
-
-def change(before: Row, after: Row, name: str, form: str = "{:.1%}") -> str:
-    """A figure without a guard and with one."""
-    return " -> ".join(figure(row, name, form, interval=False) for row in (before, after))
-
-
-def pick(rows: Iterable[Row], **wanted: Any) -> list[Row]:
-    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
-
-
-def attacks(rows: list[Row]) -> Row:
-    return pick(rows, set="all attacks")[0]
-
-
-def benign(rows: list[Row]) -> Row:
-    return pick(rows, kind="benign")[0]
-
-
-def worst(rows: list[Row]) -> str:
-    """The set that succeeds most often."""
-    sets = [row for row in rows if row["kind"] == "attack" and row["set"] != "all attacks"]
-    top = max(sets, key=lambda row: row["attack_success"]["value"])
-    return f"{top['attack_success']['value']:.1%}, {top['set']}"
-
-
-def unique(rows: list[Row], name: str) -> list[Any]:
-    return list(dict.fromkeys(row[name] for row in rows))
-
-
-def parts(rows: list[Row]) -> Iterator[tuple[str, int, list[Row]]]:
-    """Class, steps and rows, the most steps first."""
-    for name in unique(rows, "negated"):
-        for steps in sorted(unique(pick(rows, negated=name), "steps"), reverse=True):
-            yield name, steps, pick(rows, negated=name, steps=steps)
 
 
 def classes(rows: list[Row]) -> str:
@@ -104,19 +71,6 @@ def guards(rows: list[Row], *, gate: bool = False) -> str:
     measured = {(row["negated"], row["arm"], row["steps"]) for row in rows}
     left_out = " A dash: not measured." * (len(measured) < len(arms) * len(counts))
     return "\n".join([*lines, "", f"{at(counts)}{count(rows)}{left_out}"])
-
-
-def in_turn(rows: Sequence[Row | None], name: str, form: str = "{:.1%}") -> str:
-    """A figure at each number of steps, a dash where it was not measured, the interval beside the first."""
-    first = next(i for i, row in enumerate(rows) if row)
-    figures = (figure(row, name, form, interval=i == first) if row else "-" for i, row in enumerate(rows))
-    return ", ".join(figures)
-
-
-def at(counts: list[int]) -> str:
-    """How the cells of a table go by the step counts."""
-    said = ", ".join(str(n) for n in counts[:-1])
-    return f"At {said} and {counts[-1]} steps, in this order. " if said else f"At {counts[-1]} steps. "
 
 
 def banks(rows: list[Row]) -> str:
@@ -206,130 +160,6 @@ def draw_chart(rows: list[Row]) -> None:
     chart = trade_off(lines)
     assert chart is not None, "proof.json has no guards for sneakers at 20 steps"
     chart.savefig(CHART, dpi=133)
-
-
-def measures(row: Row) -> Iterator[tuple[str, Measure]]:
-    """The figures of a row; an interval that was not worked out is NaN."""
-    for name, cell in row.items():
-        if isinstance(cell, dict):
-            low, high = (math.nan if cell[end] is None else cell[end] for end in ("low", "high"))
-            yield name, Measure(cell["value"], low, high, cell["n"])
-
-
-def count(rows: list[Row]) -> str:
-    attack, other = attacks(rows)["attack_success"]["n"], benign(rows)["agreement"]["n"]
-    return f"N: {attack} attack pictures and {other} of the other nine classes a row."
-
-
-def scenarios(table: dict[str, dict[str, Any]]) -> str:
-    """Unconditional and class-conditional sampling side by side, one row a guard."""
-    lines = [
-        "| negated | guard | share, no class (95 %) | its rest: distance, precision, recall |"
-        " attack success, its label (95 %) | agreement, other labels | their distance, precision, recall |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, arms in table.items():
-        for guard, row in arms.items():
-            free, told = row["unconditional"], row["class-conditional"]
-            shares = (
-                f"{value:.3f} ({low:.3f} to {high:.3f})"
-                for value, (low, high) in (
-                    (free["share"], free["share_interval"]),
-                    (told["attack_success"], told["attack_interval"]),
-                )
-            )
-            rests = (
-                f"{r['frechet_distance']:.2f}, {r['precision']:.2f}, {r['recall']:.2f}"
-                for r in (free["rest"], told["rest"])
-            )
-            (share, attack), (kept, others) = shares, rests
-            lines.append(
-                f"| {name} | {guard} | {share} | {kept} | {attack} | {told['agreement']:.3f} | {others} |"
-            )
-    one = next(iter(next(iter(table.values())).values()))
-    counts = one["unconditional"]["pictures"], one["class-conditional"]["attack_pictures"]
-    rest = one["class-conditional"]["rest"]["pictures"]
-    note = f"N: {counts[0]} pictures of no class, {counts[1]} of the negated label, {rest} of the other nine."
-    return "\n".join([*lines, "", note])
-
-
-def high_dimension(table: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Whole pictures and regions, single garments and scenes."""
-    heads = ["AUC", "caught at 1 %", "false", "caught at 5 %", "false"]
-    lines = ["| picture | evidence | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
-    for kind, rows in table.items():
-        for name, row in rows.items():
-            lines.append(f"| {kind} | {name} | " + " | ".join(f"{v:.3f}" for v in row.values()) + " |")
-    return "\n".join(lines)
-
-
-def by_steps(arms: dict[str, dict[str, Any]], guard: str, name: str, text: str = "{:.1%}") -> str:
-    """A figure of a guard at each number of steps, the interval beside the first."""
-    rows = [arms[steps][guard] for steps in arms if guard in arms[steps]]
-    shown = [text.format(row[name]) for row in rows]
-    if f"{name.removesuffix('_success')}_interval" in rows[0]:
-        low, high = rows[0][f"{name.removesuffix('_success')}_interval"]
-        shown[0] += f" ({low:.1%} to {high:.1%})"
-    return ", ".join(shown)
-
-
-SCENES = {
-    "attack_success": "attack success (95 %)",
-    "attack_precision": "its garments among real ones",
-    "beside": "its other garments as asked",
-    "agreement": "agreement of the others",
-    "false_alarms": "gate open on them",
-    "frechet_distance": "their Frechet distance",
-}
-
-
-def scenes(table: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Sampled pictures of one thing and of several, one row a guard."""
-    last = list(table.values())[-1]
-    one = next(iter(last.values()))["none"]
-    heads = {name: head for name, head in SCENES.items() if name in one}
-    lines = [f"| picture | guard | {' | '.join(heads.values())} |", "|---" * (len(heads) + 2) + "|"]
-    for kind, arms in table.items():
-        for guard, first in next(iter(arms.values())).items():
-            figures = [
-                by_steps(arms, guard, name, "{:.2f}" if name == "frechet_distance" else "{:.1%}")
-                if first[name] is not None
-                else "-"
-                for name in heads
-            ]
-            lines.append(f"| {kind} | {guard} | {' | '.join(figures)} |")
-    counts = f"{one['attack_pictures']} attack pictures and {one['others']} others"
-    note = f"{at([int(n) for n in last])}N: {counts} a row."
-    return "\n".join([*lines, "", note])
-
-
-def copies(arms: dict[str, dict[str, Any]]) -> str:
-    """Images known by heart, one row a guard."""
-    lines = [
-        "| guard | copies (95 %) | distance to the copied image | pictures in their place among real ones |"
-        " agreement, other labels | gate open on them | their Frechet distance |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    steps = list(arms)
-    for guard in arms[steps[0]]:
-        figures = [
-            by_steps(arms, guard, name, "{:.2f}" if "distance" in name else "{:.1%}")
-            for name in (
-                "copies",
-                "distance",
-                "copies_precision",
-                "agreement",
-                "false_alarms",
-                "frechet_distance",
-            )
-        ]
-        lines.append(f"| {guard} | " + " | ".join(figures) + " |")
-    one = arms[steps[0]]["none"]
-    counts = (
-        f"{one['pictures']} pictures of the repeated images' labels, {one['others']} of the ten ordinary ones"
-    )
-    note = f"{at([int(n) for n in steps])}N: {counts}."
-    return "\n".join([*lines, "", note])
 
 
 STAGES = {

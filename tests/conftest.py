@@ -160,7 +160,7 @@ def engines(onnx_folder: Path, once: Once) -> dict[str, Path]:
         for prediction in predictions:
             source = tiny.with_prediction(onnx_folder, prediction, folder / f"{prediction}-onnx")
             options = Options(allow_unguarded=True)
-            build.build(source, source, folder / prediction, options, lambda part: None)
+            build.build(source, folder / prediction, options)
 
     folder = once("tiny-engines", make)
     return {prediction: folder / prediction for prediction in predictions}
@@ -198,7 +198,7 @@ def engine_of(onnx_of: Callable[..., tuple[Path, Path]], once: Once) -> Callable
 
         def write(folder: Path) -> None:
             options = Options(allow_unguarded=True)
-            build.build(checkpoint, source, folder / "engine", options, lambda part: None)
+            build.build(checkpoint, folder / "engine", options, export=tiny.copied(source))
 
         return checkpoint, once(f"{source.parent.name}-engine", write) / "engine"
 

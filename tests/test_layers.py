@@ -163,8 +163,12 @@ ALLOWED = {
     ("safegen_engines.freeze.calibrate", "recalibrate", "parameters"),
     ("safegen_engines.freeze.freeze", "freeze", "parameters"),
     ("safegen_engines.freeze.ordinary", "measure_ordinary", "parameters"),
+    ("tests/engines/freeze/test_freeze.py", "", "file"),
+    ("tests/runtime/guard/test_guards.py", "", "file"),
 }
 """Over a limit today; the set only shrinks."""
+SCRIPTS = ("benchmarks", "training", "examples", "tests")
+"""Held to the lengths alone."""
 
 
 def functions_of(tree: ast.AST, owner: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -196,16 +200,21 @@ def is_command(function: ast.FunctionDef) -> bool:
 
 
 def over_limits() -> Iterator[tuple[str, str, str]]:
+    scripts = [path for folder in SCRIPTS for path in sorted((ROOT / folder).rglob("*.py"))]
+    named = [(path.relative_to(ROOT).as_posix(), path) for path in scripts]
     for package in ARROWS:
         for module, path in modules_of(package).items():
-            text = path.read_text()
-            if text.count("\n") > LONGEST_FILE:
-                yield module, "", "file"
-            for name, function in functions_of(ast.parse(text)):
-                if body_lines(function) > LONGEST_BODY:
-                    yield module, name, "body"
+            named.append((module, path))
+            for name, function in functions_of(ast.parse(path.read_text())):
                 if parameters(function) > MOST_PARAMETERS and not is_command(function):
                     yield module, name, "parameters"
+    for where, path in named:
+        text = path.read_text()
+        if text.count("\n") > LONGEST_FILE:
+            yield where, "", "file"
+        for name, function in functions_of(ast.parse(text)):
+            if body_lines(function) > LONGEST_BODY:
+                yield where, name, "body"
 
 
 def test_files_and_functions_stay_short() -> None:

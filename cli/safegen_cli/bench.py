@@ -57,13 +57,19 @@ def bench(
         )
     found: dict[str, Any] = asdict(result)
     if against:
-        from safegen_export.time_diffusers import seconds_a_batch
+        from safegen_export.time_diffusers import compare
 
-        seconds = seconds_a_batch(
-            against, size=result.size, steps=result.steps, batch=result.batch, runs=runs
+        beside = compare(
+            engine,
+            bundle,
+            against,
+            steps=result.steps,
+            batch=result.batch,
+            rounds=runs,
+            threads=threads,
+            cuda_graphs=cuda_graphs,
         )
-        found["diffusers_images_per_second"] = result.batch / seconds
-        found["times_diffusers"] = result.images_per_second * seconds / result.batch
+        found |= asdict(beside)
     if as_json:
         answer(found)
     else:
@@ -86,8 +92,9 @@ def _show(result: Bench, found: dict[str, Any]) -> None:
         print(f"{'on the GPU':22} {result.gpu_memory_mib:10.0f} MiB")
     if "times_diffusers" in found:
         print(
-            f"{'diffusers':22} {found['diffusers_images_per_second']:10.3f} a second;"
-            f" this is {found['times_diffusers']:.2f} times as fast"
+            f"{'beside diffusers':22} {found['images_per_second_beside']:10.3f} a second, diffusers"
+            f" {found['diffusers_images_per_second']:.3f}: {found['times_diffusers']:.2f} times as fast,"
+            f" the median of {found['rounds']} rounds in turn; threads for each: {found['threads']}"
         )
 
 

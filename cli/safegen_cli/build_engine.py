@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from safegen.errors import ExportError, SafegenError, UsageError
+from safegen.errors import UsageError
 from safegen_cli.console import Json, answer, bar, mib, say
 
 if TYPE_CHECKING:
-    from safegen_engines.build.build import Built
+    from safegen.format.manifest import Manifest
+    from safegen_engines.build.components import Built
     from safegen_engines.build.options import Options
 
 
@@ -42,14 +43,12 @@ def build_engine(
     Example: safegen build-engine stable-diffusion-v1-5/ --target rtx -o engine/
     """
     from safegen_engines.build.build import build
-    from safegen_engines.build.onnx_folder import open_source
-    from safegen_engines.build.options import Options, check_options, prepare, up_to_date
-    from safegen_engines.build.target import find_target
+    from safegen_engines.build.options import Options
+    from safegen_engines.build.source import write_onnx
 
-    precision = precision or find_target(target).precisions[0]
     options = Options(
         target=target,
-        precision=precision,
+        precision=precision or "",
         clip_skip=clip_skip,
         null_class=null_class,
         without_t5=without_t5,
@@ -63,35 +62,31 @@ def build_engine(
         guidance_scale=guidance_scale,
         bundle=str(bundle) if bundle else None,
     )
-    if not checkpoint.is_dir():
-        raise ExportError(f"{checkpoint}: no such folder.")
-    if onnx_only:
-        _refuse_later_options(options)
-        _only_export(checkpoint, out, options, as_json)
-        return
-    check_options(options)
-    if up_to_date(checkpoint, out, options):
-        _finish(out, as_json, [], "is up to date: built from exactly this before")
-        return
-    built: list[dict[str, Any]] = []
+    built: list[Built] = []
     with bar("components") as progress:
-        source = _onnx_folder(checkpoint, out, options, progress)
-        prepare(out)
-        task = progress.add_task("building", total=len(open_source(source).components), note="")
+        task = progress.add_task("building", total=None, note="", visible=False)
 
         def report(part: Built) -> None:
-            progress.update(task, advance=1, note=part.name)
-            built.append(_say_part(part))
+            progress.update(task, visible=True, advance=1, total=part.count, note=part.name)
+            built.append(part)
+            _say_part(part)
 
         def within(what: str, share: float) -> None:
-            progress.update(task, note=f"{what} {share:4.0%}")
+            progress.update(task, visible=True, note=f"{what} {share:4.0%}")
 
-        build(checkpoint, source, out, options, report, within)
-    _finish(out, as_json, built, "is sealed")
+        exporter = _exporter(progress)
+        if onnx_only:
+            write_onnx(checkpoint, out, options, export=exporter, progress=within)
+        else:
+            manifest = build(checkpoint, out, options, export=exporter, report=report, progress=within)
+    if onnx_only:
+        _show_folder(out, options, as_json)
+    else:
+        _show_engine(out, manifest, built, as_json)
 
 
-def _say_part(part: Built) -> dict[str, Any]:
-    """One line of a finished component; returns its figures for ``--json``."""
+def _say_part(part: Built) -> None:
+    """One line of a finished component."""
     check, compiled = part.component.parity, part.component.compiled
     how = "optimized offline" if part.component.optimized_for else "plain graph"
     how = f"compiled by {compiled.backend} {compiled.version}" if compiled else how
@@ -100,12 +95,16 @@ def _say_part(part: Built) -> dict[str, Any]:
         f" {check.max_abs:.1e}, relative {check.max_rel:.1e} against {check.reference}"
         f" (at most {check.tolerance:.0e}), {how}"
     )
+
+
+def _figures(part: Built) -> dict[str, Any]:
+    """A component's, for ``--json``."""
     return {
         "component": part.name,
         "seconds": part.seconds,
         "bytes": part.bytes,
-        "max_abs": check.max_abs,
-        "max_rel": check.max_rel,
+        "max_abs": part.component.parity.max_abs,
+        "max_rel": part.component.parity.max_rel,
     }
 
 
@@ -121,26 +120,6 @@ def _guards(text: str | None) -> tuple[str, ...]:
 def _precision(options: Options) -> str:
     """The option to repeat on the device, where the graphs were made for it."""
     return f" --precision {options.precision}" if options.precision in ("int8", "fp8") else ""
-
-
-def _refuse_later_options(options: Options) -> None:
-    """An option that only building reads would be lost without a word with ``--onnx-only``."""
-    names = (
-        "bundle",
-        "guards",
-        "allow_unguarded",
-        "name",
-        "steps",
-        "guidance_scale",
-        "portable",
-        "strip_weights",
-    )
-    unset = type(options)()
-    given = [name for name in names if getattr(options, name) != getattr(unset, name)]
-    if given:
-        raise UsageError(
-            f"{', '.join(given)}: for the build on the device, not for --onnx-only; give it there."
-        )
 
 
 def parse_lora(text: str) -> tuple[Path, float]:
@@ -159,30 +138,29 @@ def parse_lora(text: str) -> tuple[Path, float]:
         raise UsageError(f"{text}: the scale {scale!r} is not a number.") from None
 
 
-def _only_export(checkpoint: Path, out: Path, options: Options, as_json: bool) -> None:
-    """Write the ONNX folder itself to ``out``."""
-    from safegen_engines.build.onnx_folder import is_onnx_folder, open_source
-    from safegen_engines.build.quantize import QUANTIZED, graph_of, quantize
+def _exporter(progress: Any) -> Callable[[Path, Path, Options], None]:
+    """The export of a torch checkpoint, with a line for each component."""
 
-    if is_onnx_folder(checkpoint):
-        raise UsageError(f"{checkpoint}: is an ONNX folder already; carry it to the device as it is.")
-    if out.exists() and not (is_onnx_folder(out) or not any(out.iterdir())):
-        raise UsageError(f"{out}: holds other things. Choose a new folder with -o.")
-    work = out.with_name(f".{out.name}.build")
-    with bar("components") as progress:
-        folder = _onnx_folder(checkpoint, work, options, progress)
-        if options.precision in QUANTIZED:
-            source = open_source(folder)
-            task = progress.add_task("quantizing", total=None, note="")
-            quantize(
-                source,
-                options.precision,
-                graph_of(source, options.precision),
-                lambda what, share: progress.update(task, note=what),
-            )
-        shutil.rmtree(out, ignore_errors=True)
-        folder.rename(out)
-        shutil.rmtree(work)
+    def export(checkpoint: Path, folder: Path, options: Options) -> None:
+        from safegen_export.checkpoint import Lora, open_checkpoint
+        from safegen_export.isolated import export_apart
+
+        opened = open_checkpoint(checkpoint, without_t5=options.without_t5, null_class=options.null_class)
+        opened = replace(opened, loras=tuple(Lora(path, scale) for path, scale in options.loras))
+        task = progress.add_task("exporting", total=len(opened.components), note="")
+
+        def report(name: str, seconds: float, size: int) -> None:
+            progress.update(task, advance=1, note=name)
+            when = f"{seconds:7.1f} s" if seconds else "  kept   "
+            say(f"  exported {name:13} {when} {mib(size):>11}")
+
+        export_apart(opened, folder, clip_skip=options.clip_skip, report=report)
+
+    return export
+
+
+def _show_folder(out: Path, options: Options, as_json: bool) -> None:
+    """The ONNX folder, and the command that builds from it."""
     if as_json:
         answer({"onnx": str(out)})
         return
@@ -192,55 +170,13 @@ def _only_export(checkpoint: Path, out: Path, options: Options, as_json: bool) -
     )
 
 
-def _onnx_folder(checkpoint: Path, out: Path, options: Options, progress: Any) -> Path:
-    """The graphs of a checkpoint: its own, or exported through torch into ``out``."""
-    from safegen_engines.build.onnx_folder import is_onnx_folder
-    from safegen_engines.build.options import prepare
-    from safegen_engines.build.own_model import is_bare, write_onnx_folder
-
-    if is_onnx_folder(checkpoint):
-        if options.clip_skip or options.without_t5 or options.loras or options.null_class is not None:
-            raise UsageError(
-                "clip_skip, null_class, lora and without_t5 take effect at the export; this is ONNX already."
-            )
-        return checkpoint
-    if is_bare(checkpoint):
-        work = prepare(out)
-        write_onnx_folder(checkpoint, work / "onnx")
-        return work / "onnx"
-    from safegen_export.checkpoint import Lora, open_checkpoint
-    from safegen_export.isolated import export_apart
-
-    opened = open_checkpoint(checkpoint, without_t5=options.without_t5, null_class=options.null_class)
-    opened = replace(opened, loras=tuple(Lora(path, scale) for path, scale in options.loras))
-    task = progress.add_task("exporting", total=len(opened.components), note="")
-
-    def report(name: str, seconds: float, size: int) -> None:
-        progress.update(task, advance=1, note=name)
-        when = f"{seconds:7.1f} s" if seconds else "  kept   "
-        say(f"  exported {name:13} {when} {mib(size):>11}")
-
-    work = prepare(out)
-    try:
-        export_apart(opened, work / "onnx", clip_skip=options.clip_skip, report=report)
-    except SafegenError:
-        if not any((work / "onnx").glob("*/done.txt")):
-            shutil.rmtree(work / "onnx", ignore_errors=True)
-        for folder in (work, out):
-            if not any(folder.iterdir()):
-                folder.rmdir()
-        raise
-    return work / "onnx"
-
-
-def _finish(out: Path, as_json: bool, built: list[dict[str, Any]], what: str) -> None:
-    from safegen.format.manifest import read_manifest
-
-    manifest = read_manifest(out)
+def _show_engine(out: Path, manifest: Manifest, built: list[Built], as_json: bool) -> None:
+    """The engine, and what it still needs."""
     if as_json:
-        answer({"engine": str(out), "digest": manifest.digest, "components": built})
+        answer({"engine": str(out), "digest": manifest.digest, "components": [_figures(b) for b in built]})
         return
     print(out)
+    what = "is sealed" if built else "is up to date: built from exactly this before"
     size = mib(sum(f.bytes for f in manifest.files.values()))
     say(f"  {manifest.name} {what}: {size}, digest {manifest.digest[:12]}")
     if manifest.allow_unguarded:

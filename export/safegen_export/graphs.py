@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
-from safegen.errors import ExportError
+from safegen.errors import ExportError, first_line
 from safegen_export import wrappers
 from safegen_export.checkpoint import Checkpoint
 from safegen_export.family import LEGACY, T5_TOKENS
@@ -61,7 +61,7 @@ def open_graphs(
         try:
             yield _open(checkpoint, name, clip_skip)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise ExportError(f"{checkpoint.folder}: cannot load the weights of {name} ({reason}).") from None
 
 

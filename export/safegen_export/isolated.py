@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safegen.check.isolate import DiedError, in_own_process
-from safegen.errors import ExportError
+from safegen.errors import ExportError, first_line
 from safegen_export.checkpoint import Checkpoint
 
 
@@ -30,6 +30,7 @@ def _export(checkpoint: Checkpoint, out: Path, clip_skip: int, report: Any) -> N
         from safegen_export.to_onnx import export
     except ImportError as error:
         raise ExportError(
-            f"a torch checkpoint needs the extra 'export' ({error}): pip install 'safegen[export]'."
+            f"a torch checkpoint needs the extra 'export' ({first_line(error)}):"
+            " pip install 'safegen[export]'."
         ) from None
     export(checkpoint, out, clip_skip=clip_skip, report=report)

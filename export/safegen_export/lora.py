@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from safegen.errors import ExportError
+from safegen.errors import ExportError, first_line
 from safegen_export.checkpoint import Lora
 
 
@@ -27,6 +27,6 @@ def fused_pipeline(folder: Path, loras: tuple[Lora, ...]) -> Any:
             pipeline.fuse_lora(lora_scale=lora.scale)
             pipeline.unload_lora_weights()
         except Exception as error:  # every loader of diffusers has errors of its own
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise ExportError(f"{lora.path}: cannot be added to {folder} ({reason}).") from error
     return pipeline

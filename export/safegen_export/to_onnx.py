@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from onnxscript import opset20 as op
 
-from safegen.errors import ExportError
+from safegen.errors import ExportError, first_line
 from safegen.files import file_sha256, replacing
 from safegen.format.manifest import OPSET
 from safegen_export.checkpoint import Checkpoint
@@ -114,8 +114,7 @@ def _export_one(graph: Graph, folder: Path) -> None:
                 custom_translation_table={torch.ops.aten.squeeze.dim: _squeeze},
             )
     except Exception as error:  # the exporter has no common base for its errors
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"{graph.name}: torch.onnx.export failed ({reason}).") from error
+        raise ExportError(f"{graph.name}: torch.onnx.export failed ({first_line(error)}).") from error
 
 
 def _squeeze(x: Any, dim: int) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safegen.errors import EngineError, UsageError
+from safegen.errors import EngineError, UsageError, first_line
 
 Array = Any
 """An array of any namespace of the Python array API standard: NumPy, CuPy, or the recorder of graphs."""
@@ -55,7 +55,7 @@ def open_device(name: str) -> Device:
         from array_api_compat import cupy as xp
     except ImportError as error:
         raise EngineError(
-            f"a GPU engine needs CuPy and array-api-compat ({error}): pip install 'safegen[gpu]'."
+            f"a GPU engine needs CuPy and array-api-compat ({first_line(error)}): pip install 'safegen[gpu]'."
         ) from None
     try:
         cupy.cuda.Device(0).use()
@@ -63,7 +63,7 @@ def open_device(name: str) -> Device:
         stream.use()  # for this thread; another enters Device.active
         return Device(name, xp, stream)
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise EngineError(f"no NVIDIA GPU answers ({error}). Run 'safegen doctor'.") from None
+        raise EngineError(f"no NVIDIA GPU answers ({first_line(error)}). Run 'safegen doctor'.") from None
 
 
 def array_namespace(x: Any) -> Any:

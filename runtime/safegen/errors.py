@@ -50,3 +50,13 @@ def whole_number(name: str, value: object) -> int:
 def in_short(value: object) -> str:
     """A value as one line may repeat it."""
     return " ".join(repr(value).split())[:60]
+
+
+LONGEST_REASON = 300
+"""Characters of another library's message that one line of ours repeats."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message; the name of its class where it has no text."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip()[:LONGEST_REASON] if text else type(error).__name__

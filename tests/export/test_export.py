@@ -51,6 +51,15 @@ def test_references_are_two_sizes_of_torchs_own_outputs(onnx_folder: Path) -> No
         assert np.isfinite(arrays["0.out.out_sample"]).all()
 
 
+def test_weights_that_fail_without_a_word_are_named(checkpoint: Path, monkeypatch) -> None:
+    def fail(*args):
+        raise ValueError
+
+    monkeypatch.setattr("safegen_export.graphs._open", fail)
+    with pytest.raises(ExportError, match=r"cannot load the weights of text_encoder \(ValueError\)"):
+        next(open_graphs(open_checkpoint(checkpoint), clip_skip=0))
+
+
 def test_finished_components_are_not_exported_again(checkpoint, onnx_folder, tmp_path, monkeypatch) -> None:
     out = Path(shutil.copytree(onnx_folder, tmp_path / "onnx"))
     shutil.rmtree(out / "vae_encoder")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 from safegen import Pipeline
@@ -45,7 +46,7 @@ def test_an_engine_draws_what_diffusers_draws_with_it(
 
     exported(with_lora(checkpoint, Lora(lora, 0.7)), tmp_path / "onnx")
     options = Options(allow_unguarded=True, loras=((lora, 0.7),))
-    build.build(checkpoint, tmp_path / "onnx", tmp_path / "engine", options, lambda part: None)
+    build.build(checkpoint, tmp_path / "engine", options, export=tiny.copied(tmp_path / "onnx"))
     ours = Pipeline.load(tmp_path / "engine")("a coat", seed=3, steps=6, solver="ddim", guard="off")[0]
     pipe = StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)

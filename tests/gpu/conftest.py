@@ -17,6 +17,7 @@ from safegen.device import Device, open_device
 from safegen.engine.session import CUDA, available_providers
 from safegen.machine import gpu, jetpack
 from safegen_engines.build import build
+from safegen_engines.build.components import Built
 from safegen_engines.build.options import Options
 from safegen_engines.build.target import TARGETS
 
@@ -83,8 +84,8 @@ def engine_for(fashion_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> 
                 target=target, precision=precision or TARGETS[target].precisions[0], allow_unguarded=True,
                 steps=25, guidance_scale=3.0, bundle=str(tiny.EMBEDDED / "default.negation"),
             )  # fmt: skip
-            built: list[build.Built] = []
-            build.build(fashion_onnx, fashion_onnx, out, options, built.append)
+            built: list[Built] = []
+            build.build(fashion_onnx, out, options, report=built.append)
             rows.extend(
                 {
                     "what": "build",

@@ -202,7 +202,7 @@ def test_a_weight_stripped_engine_draws_the_same(
     options = Options(
         target=target, precision="fp16", allow_unguarded=True, strip_weights=True, guidance_scale=3.0
     )
-    build.build(fashion_onnx, fashion_onnx, tmp_path / "engine", options, lambda part: None)
+    build.build(fashion_onnx, tmp_path / "engine", options)
     compiled = read_manifest(tmp_path / "engine").components["unet"].compiled
     whole = read_manifest(engine_for(target)).components["unet"].compiled
     stripped, full = tmp_path / "engine" / compiled.file, engine_for(target) / whole.file

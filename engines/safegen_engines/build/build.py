@@ -1,21 +1,16 @@
-"""An ONNX folder to a sealed engine folder: one component after the other, resumable, gated."""
+"""A checkpoint or ONNX folder to a sealed engine folder: the whole sequence, in one call."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-
-import msgspec
 
 import safegen
 from safegen.check.isolate import Progress
 from safegen.engine.text_states import text_guards_of
-from safegen.errors import BundleError, EngineError, SafegenError
+from safegen.errors import BundleError, SafegenError
 from safegen.files import file_sha256
 from safegen.format.bundle import read_bundle
 from safegen.format.manifest import (
@@ -31,68 +26,75 @@ from safegen.format.manifest import (
 )
 from safegen.sampling.schedule import read_schedule
 from safegen.sampling.solver import CONSISTENCY
-from safegen_engines.build import component, fingerprint, quantize
-from safegen_engines.build.onnx_folder import TEXT_ENCODERS, VAE, Source, open_source
-from safegen_engines.build.options import Options, check_options, prepare
+from safegen_engines.build import component, fingerprint
+from safegen_engines.build.components import Report, files_of, make_components
+from safegen_engines.build.onnx_folder import TEXT_ENCODERS, Source
+from safegen_engines.build.options import Options, check_options, prepare, up_to_date
+from safegen_engines.build.source import Export, check_folder, make_source
 from safegen_engines.build.target import Target
 from safegen_engines.graph import schedule_table, step_graph
-from safegen_engines.graph.trt_compile import Form
 
 BUNDLE = "default.negation"
 
 
-@dataclass(frozen=True)
-class Built:
-    """One finished component."""
-
-    name: str
-    seconds: float
-    bytes: int
-    component: Component
-    """Its precision is fp32 where half precision was asked for and gave no finite numbers."""
-
-
-Report = Callable[[Built], None]
-
-
 def build(
     checkpoint: Path,
-    onnx_folder: Path,
     out: Path,
     options: Options,
-    report: Report,
+    *,
+    export: Export | None = None,
+    report: Report = lambda part: None,
     progress: Progress = lambda what, share: None,
 ) -> Manifest:
-    """Build and seal an engine.
+    """Build and seal an engine, or return the manifest of one that was built from exactly this.
 
     Args:
-        checkpoint: what the fingerprint covers.
-        onnx_folder: the graphs; the same folder where the checkpoint is ONNX already.
+        checkpoint: an ONNX folder, one that describes a bare ONNX file, or what ``export`` takes.
         out: the engine folder.
         options: see :class:`Options`.
-        report: called after each component.
+        export: what exports a checkpoint; ONNX needs none.
+        report: called after each component; never where the engine is up to date.
         progress: called within a component.
 
     Raises:
-        UsageError: the target cannot be built here.
+        ExportError: no such checkpoint, or what the exporter says.
+        UsageError: the target cannot be built here, or an option is for the export of what is ONNX.
         EngineError: a missing file, or a component that fails its parity gate or its compiler. The
             components that were finished before stay for the next run.
         BundleError: the default bundle does not fit the engine.
     """
-    target = check_options(options)
-    source = open_source(onnx_folder)
+    check_folder(checkpoint)
+    options, target = check_options(options)
+    if up_to_date(checkpoint, out, options):
+        return read_manifest(out)
     work = prepare(out)
+    source = make_source(checkpoint, work, options, export)
     if options.bundle and read_bundle(Path(options.bundle)).info.latent_space != source.latent_space().id:
         raise BundleError(f"{options.bundle}: frozen through another autoencoder than this engine's.")
-    components = _components(source, work, target, options, report, progress)
+    components = make_components(source, work, target, options, report, progress)
     _forget(out)
     for name, part in components.items():
-        for file in _files_of(part, work / name):
+        for file in files_of(part, work / name):
             file.replace(out / file.name)
+    manifest = _complete(checkpoint, source, out, options, components, target, progress)
+    write_manifest(out, manifest)
+    _clean(work, checkpoint, options)
+    return manifest
+
+
+def _complete(
+    checkpoint: Path,
+    source: Source,
+    out: Path,
+    options: Options,
+    components: dict[str, Component],
+    target: Target,
+    progress: Progress,
+) -> Manifest:
+    """Write what an engine has beside its components, and say what all of it is."""
     windows = {name: _tokenizer(source, out, name) for name in source.components if name in TEXT_ENCODERS}
     guards = [*options.guards, *(["off"] if options.allow_unguarded else [])]
-    space = source.latent_space()
-    side = source.sample_size()
+    space, side = source.latent_space(), source.sample_size()
     steps = _steps(out, guards, (space.channels, side, side), target, options.portable, progress)
     defaults = _defaults(source, options)
     schedule = read_schedule(source.scheduler, pixels="vae_decoder" not in source.components)
@@ -100,7 +102,7 @@ def build(
     if options.bundle:
         shutil.copyfile(options.bundle, out / BUNDLE)
     parts = fingerprint.parts(checkpoint, options.key())
-    manifest = Manifest(
+    return Manifest(
         name=options.name or checkpoint.resolve().name,
         target=options.target,
         precision=options.precision,
@@ -122,27 +124,6 @@ def build(
         bundle=BUNDLE if options.bundle else None,
         files=_digests(out, components, windows, steps, [table, *([BUNDLE] if options.bundle else [])]),
     )
-    write_manifest(out, manifest)
-    _clean(work, checkpoint, options)
-    return manifest
-
-
-def _components(
-    source: Source, work: Path, target: Target, options: Options, report: Report, progress: Progress
-) -> dict[str, Component]:
-    """Every component; one that fails does not keep the others from being finished for the next run."""
-    quantized = _quantized(source, work, options.precision, progress)
-    components = {}
-    failed: list[SafegenError] = []
-    for name in source.components:
-        try:
-            own = quantized if name == source.model else None
-            components[name] = _component(source, work, name, target, options, own, report, progress)
-        except EngineError as error:
-            failed.append(error)
-    if failed:
-        raise failed[0]
-    return components
 
 
 def _forget(out: Path) -> None:
@@ -185,7 +166,7 @@ def _digests(
     others: list[str],
 ) -> dict[str, File]:
     parts: list[Component | StepGraph] = [*components.values(), *steps.values()]
-    names = [f.name for part in parts for f in _files_of(part, out)]
+    names = [f.name for part in parts for f in files_of(part, out)]
     names = [*dict.fromkeys(names), *(w.file for w in windows.values()), *others]
     return {n: File(file_sha256(out / n), (out / n).stat().st_size) for n in names}
 
@@ -213,74 +194,3 @@ def _steps(
         file: component.step_apart(target, file, portable, progress) for file in dict.fromkeys(files.values())
     }
     return {name: StepGraph(file.name, compiled[file]) for name, file in files.items()}
-
-
-def _files_of(part: Component | StepGraph, folder: Path) -> list[Path]:
-    """The files of a component: its graph with external data, and what was compiled of it."""
-    files = sorted(folder.glob(f"{part.file}*"))
-    if part.compiled:
-        files += [folder / name for name in (part.compiled.file, part.compiled.context) if name]
-        files += sorted(folder.glob(f"{part.compiled.weights}*")) if part.compiled.weights else []
-    return files
-
-
-def _component(
-    source: Source,
-    work: Path,
-    name: str,
-    target: Target,
-    options: Options,
-    quantized: Path | None,
-    report: Report,
-    progress: Progress,
-) -> Component:
-    """Build one component, or take it from an interrupted run with the same content key."""
-    began = time.perf_counter()
-    precision = _precision(source, name, options.precision)
-    form = Form(options.strip_weights, options.portable)
-    job = component.Job(source, work / name, name, target, precision, form, quantized)
-    mark = job.folder / "done.json"
-    key = fingerprint.component_key(source.folder / name, precision, target.name, **vars(form))
-    made = _stored(mark, key, job.folder)
-    if made is None:
-        made = component.make(job, lambda what, share: progress(f"{name}: {what}", share))
-        mark.write_text(json.dumps({"key": key, "component": msgspec.to_builtins(made)}))
-    size = sum(f.stat().st_size for f in _files_of(made, job.folder))
-    report(Built(name, time.perf_counter() - began, size, made))
-    return made
-
-
-def _quantized(source: Source, work: Path, precision: str, progress: Progress) -> Path | None:
-    """The sampled model's graph in 8 bits: as it came with the ONNX folder, or made here."""
-    if precision not in quantize.QUANTIZED:
-        return None
-    carried, made = quantize.graph_of(source, precision), work / f"{precision}.onnx"
-    if carried.is_file():
-        return carried
-    if not made.is_file():
-        quantize.quantize(source, precision, made, progress)
-    return made
-
-
-def _stored(mark: Path, key: str, folder: Path) -> Component | None:
-    """What an interrupted run had finished, if its files are still here."""
-    if not mark.is_file():
-        return None
-    stored = json.loads(mark.read_text())
-    if stored["key"] != key:
-        return None
-    made = msgspec.convert(stored["component"], Component)
-    return made if all(file.is_file() for file in _files_of(made, folder)) else None
-
-
-def _precision(source: Source, name: str, wanted: str) -> str:
-    """What a component gets: 8 bits are for the sampled model alone, the others get fp16.
-
-    SDXL's autoencoder overflows in half precision, and stays fp32 unless it is marked safe.
-    """
-    if wanted in quantize.QUANTIZED:
-        if name == source.model:
-            return wanted
-        wanted = "fp16"
-    unsafe = "text_embeds" in source.conditioning.text and source.config(name).get("force_upcast", True)
-    return "fp32" if name in VAE and unsafe and wanted == "fp16" else wanted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class Options:
     """What the user may choose. All of it enters the fingerprint."""
 
     target: str = "cpu"
-    precision: str = "fp32"
+    precision: str = ""
+    """Empty: the target's usual one, before anything reads it."""
     clip_skip: int = 0
     null_class: int | None = None
     without_t5: bool = False
@@ -67,15 +68,16 @@ def up_to_date(source: Path, out: Path, options: Options) -> bool:
     return manifest.fingerprint == fingerprint.fingerprint(fingerprint.parts(source, options.key()))
 
 
-def check_options(options: Options) -> Target:
-    """Refuse what cannot be built here, before anything is exported.
+def check_options(options: Options) -> tuple[Options, Target]:
+    """Refuse what cannot be built here, before anything is exported; returns the options with a precision.
 
     Raises:
         UsageError: no such target or precision, another machine, or a library of another version.
         EngineError: the library is not installed.
         BundleError: the default bundle cannot be read.
     """
-    target = find_target(options.target, options.precision)
+    target = find_target(options.target, options.precision or None)
+    options = replace(options, precision=options.precision or target.precisions[0])
     here = gpu()
     check_machine(target, platform.machine(), here.capability if here else None)
     if target.on_device and options.precision == "fp8" and here and not runs_fp8(here.capability):
@@ -91,7 +93,7 @@ def check_options(options: Options) -> Target:
         check_version(target, str(import_module(target.backend).__version__))
     if options.bundle:
         read_bundle(Path(options.bundle))
-    return target
+    return options, target
 
 
 def prepare(out: Path) -> Path:

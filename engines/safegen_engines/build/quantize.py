@@ -21,7 +21,7 @@ from safegen.device import CPU
 from safegen.engine.engine import Engine
 from safegen.engine.pipeline import Pipeline
 from safegen.engine.session import DTYPES, Session
-from safegen.errors import EngineError
+from safegen.errors import EngineError, first_line
 from safegen.files import replacing
 from safegen.format.manifest import Component, Defaults, Manifest, Parity, Tensor
 from safegen.machine import available_memory
@@ -162,7 +162,8 @@ def write(graph: Path, precision: str, recorded: Path, out: Path, progress: Prog
         from modelopt.onnx.quantization import quantize as by_modelopt
     except ImportError as error:
         raise EngineError(
-            f"{precision} needs NVIDIA's Model Optimizer ({error}): pip install 'safegen[quantize]'."
+            f"{precision} needs NVIDIA's Model Optimizer ({first_line(error)}):"
+            " pip install 'safegen[quantize]'."
         ) from None
     with np.load(recorded) as arrays:
         inputs = {name: arrays[name] for name in arrays}
@@ -188,5 +189,5 @@ def write(graph: Path, precision: str, recorded: Path, out: Path, progress: Prog
     except EngineError:
         raise
     except Exception as error:  # the library raises whatever its own libraries raise
-        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        why = first_line(error)
         raise EngineError(f"{graph}: Model Optimizer cannot quantize it to {precision} ({why}).") from None

@@ -34,11 +34,9 @@ class Target:
     """One kind of device."""
 
     name: str
-    description: str
     precisions: tuple[str, ...]
     backend: str | None = None
     """What compiles its graphs; None runs them as they are, through ONNX Runtime."""
-    cuda: bool = True
     capabilities: tuple[str, ...] = ()
     """Compute capabilities of the GPUs that run its engines; empty: that of the GPU that built them."""
     versions: tuple[str, str] | None = None
@@ -64,17 +62,12 @@ _COMPILED = ("fp16", "bf16", "fp32", "int8", "fp8")
 
 
 def _jetson(
-    name: str,
-    board: str,
-    capability: str,
-    jetpack: str,
-    versions: tuple[str, str],
-    reasons: Mapping[str, str],
+    name: str, capability: str, versions: tuple[str, str], lacks: Mapping[str, str] | None = None
 ) -> Target:
+    reasons = lacks or {}
     return Target(
         name,
-        f"Jetson {board} under JetPack {jetpack}",
-        tuple(name for name in _COMPILED if name not in reasons),
+        tuple(precision for precision in _COMPILED if precision not in reasons),
         backend=TENSORRT,
         capabilities=(capability,),
         versions=versions,
@@ -91,33 +84,18 @@ TARGETS = {
     for target in (
         Target(
             "cpu",
-            "any x86-64 or ARM processor, through ONNX Runtime",
             ("fp32", "fp16"),
-            cuda=False,
             reasons={"bf16": "ONNX Runtime's CPU provider has no bf16 kernels"} | _PLAIN,
         ),
-        Target(
-            "cuda", "an NVIDIA GPU, through ONNX Runtime's CUDA provider", ("fp16", "fp32"), reasons=_PLAIN
-        ),
-        Target(
-            "rtx",
-            "every RTX GPU of the Ampere, Ada and Blackwell generations, through TensorRT for RTX",
-            _COMPILED,
-            backend=RTX,
-            capabilities=("8.6", "8.9", "12.0"),
-            versions=("1.1", "2"),
-        ),
-        Target(
-            "tensorrt",
-            "this machine's NVIDIA GPU, through TensorRT",
-            _COMPILED,
-            backend=TENSORRT,
-            versions=("10.3", "12"),
-            on_device=True,
-        ),
-        _jetson("orin-jp62", "Orin", "8.7", "6.1 or 6.2 (CUDA 12.6, TensorRT 10.3)", ("10.3", "10.4"), _ORIN),
-        _jetson("orin-jp72", "Orin", "8.7", "7.2 (CUDA 13.2, TensorRT 10.16)", ("10.16", "10.17"), _ORIN),
-        _jetson("thor-jp72", "Thor", "11.0", "7.2 (CUDA 13.2, TensorRT 10.16)", ("10.16", "10.17"), {}),
+        Target("cuda", ("fp16", "fp32"), reasons=_PLAIN),
+        # Ampere, Ada and Blackwell
+        Target("rtx", _COMPILED, backend=RTX, capabilities=("8.6", "8.9", "12.0"), versions=("1.1", "2")),
+        Target("tensorrt", _COMPILED, backend=TENSORRT, versions=("10.3", "12"), on_device=True),
+        # JetPack 6.1 and 6.2: CUDA 12.6, TensorRT 10.3
+        _jetson("orin-jp62", "8.7", ("10.3", "10.4"), _ORIN),
+        # JetPack 7.2: CUDA 13.2, TensorRT 10.16
+        _jetson("orin-jp72", "8.7", ("10.16", "10.17"), _ORIN),
+        _jetson("thor-jp72", "11.0", ("10.16", "10.17")),
     )
 }
 

@@ -21,7 +21,7 @@ from safegen.device import open_device, to_host
 from safegen.engine.engine import find_engine
 from safegen.engine.session import load_cuda_libraries
 from safegen.engine.trt_session import MODULES, check_fit, import_module, make_log, typed_network
-from safegen.errors import EngineError
+from safegen.errors import EngineError, first_line
 from safegen.format.manifest import RTX, TENSORRT, read_manifest, verify_files
 from safegen.machine import available_memory, gpu, jetpack
 
@@ -52,7 +52,7 @@ def probe(graph: Path) -> list[Probe]:
             with redirect_stdout(io.StringIO()):  # ONNX Runtime prints a banner for a provider that fails
                 output, nodes, milliseconds = _run_on(provider, graph)
         except Exception as error:  # every provider has exceptions of its own
-            results.append(Probe(provider, False, str(error).splitlines()[0][:200]))
+            results.append(Probe(provider, False, first_line(error)))
             continue
         expected = output if expected is None else expected
         if not nodes:
@@ -96,7 +96,7 @@ def probe_compilers() -> list[Probe]:
             trt = import_module(backend)
             milliseconds = _double_on_gpu(trt)
         except Exception as error:  # each library has exceptions of its own
-            found.append(Probe(backend, False, str(error).splitlines()[0][:200]))
+            found.append(Probe(backend, False, first_line(error)))
         else:
             detail = f"version {trt.__version__}, a kernel compiled and run in {milliseconds:.1f} ms"
             found.append(Probe(backend, True, detail))

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from safegen.device import CPU, Device, to_host
-from safegen.errors import EngineError, UsageError, whole_number
+from safegen.errors import EngineError, UsageError, first_line, whole_number
 from safegen.machine import cache_folder
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -60,7 +60,7 @@ class Session:
             providers = _providers(CPU if on_cpu else device)
             self._session = ort.InferenceSession(path, options, providers=providers)
         except Exception as error:  # ORT has its own family of exceptions, all bare
-            raise EngineError(f"{path}: ONNX Runtime cannot load it ({_first_line(error)}).") from None
+            raise EngineError(f"{path}: ONNX Runtime cannot load it ({first_line(error)}).") from None
         self._on_cpu = on_cpu or device.stream is None
         wanted = TENSORRT if device.name == "tensorrt" else CUDA
         if not self._on_cpu and wanted not in self._session.get_providers():
@@ -84,7 +84,7 @@ class Session:
             return run(inputs)
         except Exception as error:
             shapes = ", ".join(f"{k} {list(getattr(v, 'shape', ()))}" for k, v in inputs.items())
-            raise EngineError(f"{self._path}: failed on {shapes} ({_first_line(error)}).") from None
+            raise EngineError(f"{self._path}: failed on {shapes} ({first_line(error)}).") from None
 
     def _run_on_cpu(self, inputs: dict[str, Any]) -> dict[str, Any]:
         feed = {name: np.asarray(to_host(x), self._dtypes.get(name)) for name, x in inputs.items()}
@@ -166,7 +166,3 @@ def _view(value: Any, xp: Any) -> Any:
     size = int(np.prod(shape)) * dtype.itemsize
     memory = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(value.data_ptr(), size, value), 0)
     return xp.asarray(cupy.ndarray(shape, dtype, memory))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

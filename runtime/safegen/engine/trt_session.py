@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safegen.device import Device
-from safegen.errors import EngineError
+from safegen.errors import EngineError, first_line
 from safegen.files import replacing
 from safegen.format.manifest import ANY_AMPERE, RTX, TENSORRT, Compiled
 from safegen.machine import cache_folder, gpu
@@ -207,8 +207,9 @@ def import_module(backend: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise EngineError(
-            f"the module {name} cannot be loaded ({error}). Install it: pip install 'safegen[{extra}]';"
-            " on a Jetson it comes with JetPack, so make the environment with --system-site-packages."
+            f"the module {name} cannot be loaded ({first_line(error)}). Install it:"
+            f" pip install 'safegen[{extra}]'; on a Jetson it comes with JetPack, so make the environment"
+            " with --system-site-packages."
         ) from None
 
 

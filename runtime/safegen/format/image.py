@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
-from safegen.errors import ImageError
+from safegen.errors import ImageError, first_line
 from safegen.files import replacing
 
 KEY = "safegen"
@@ -52,8 +52,7 @@ def open_image(path: Path) -> Image.Image:
     except ImageError:
         raise
     except Exception as error:  # over a damaged file Pillow raises TypeError, IndexError, struct.error, too
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(f"{path}: not a readable image ({reason}).") from None
+        raise ImageError(f"{path}: not a readable image ({first_line(error)}).") from None
 
 
 def flatten(image: Image.Image) -> Image.Image:

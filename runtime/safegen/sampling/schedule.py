@@ -31,7 +31,7 @@ class NoiseSchedule:
     """What a ``scheduler_config.json`` says about training and about choosing timesteps."""
 
     alphas_cumprod: Array
-    """(T,) float64 in [0, 1], falling; 0 at the end where the terminal SNR is zero."""
+    """(T,) float64 in [0, 1], falling; 0 at the end where the terminal SNR is zero (arXiv 2305.08891)."""
     prediction_type: str = "epsilon"
     timestep_spacing: str = "leading"
     steps_offset: int = 0
@@ -49,11 +49,6 @@ class NoiseSchedule:
     def num_train_timesteps(self) -> int:
         """T, 1000 for every Stable Diffusion."""
         return len(self.alphas_cumprod)
-
-    @property
-    def zero_terminal_snr(self) -> bool:
-        """Whether the last timestep is pure noise (arXiv 2305.08891)."""
-        return bool(self.alphas_cumprod[-1] == 0.0)
 
     @property
     def noise_levels(self) -> Array:

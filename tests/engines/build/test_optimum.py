@@ -40,7 +40,7 @@ def test_an_engine_from_optimums_folder_draws_the_same_pictures(optimum_python: 
         [optimum_python, script, tiny.EMBEDDED_CHECKPOINT, folder], check=True, capture_output=True
     )
     options = Options(allow_unguarded=True)
-    engines.build(folder, folder, tmp_path / "engine", options, lambda part: None)
+    engines.build(folder, tmp_path / "engine", options)
     parts = read_manifest(tmp_path / "engine").components.values()
     assert {p.parity.reference for p in parts} == {"source graph"}
     both = [
@@ -62,7 +62,7 @@ def test_other_families_from_optimums_folder(
     script = tiny.ROOT / "tests" / "optimum_export.py"
     subprocess.run([optimum_python, script, checkpoint, tmp_path / "theirs"], check=True, capture_output=True)
     options = Options(allow_unguarded=True)
-    engines.build(checkpoint, tmp_path / "theirs", tmp_path / "engine", options, lambda part: None)
+    engines.build(checkpoint, tmp_path / "engine", options, export=tiny.copied(tmp_path / "theirs"))
     both = (tmp_path / "engine", engine_of(family)[1])
     pictures = [
         Pipeline.load(engine)("a coat", n=2, seed=1, steps=4, guard="off", guidance_scale=4.0, size=(48, 32))

@@ -59,9 +59,7 @@ def write_model(folder: Path) -> Path:
 
 
 def build(folder: Path, out: Path) -> Pipeline:
-    write_onnx_folder(folder, out / "onnx")
-    options = Options(allow_unguarded=True)
-    engines.build(folder, out / "onnx", out / "engine", options, lambda part: None)
+    engines.build(folder, out / "engine", Options(allow_unguarded=True))
     return Pipeline.load(out / "engine")
 
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 def engine_in(precision: str, source: Path, out: Path) -> Path:
     options = Options(target="rtx", precision=precision, guards=("ratio",), allow_unguarded=True)
-    build.build(source, source, out, options, lambda part: None)
+    build.build(source, out, options)
     return out
 
 

@@ -28,12 +28,12 @@ from safegen.guard.regions import Regions
 from safegen.guard.settings import GUARDS
 from safegen.machine import gpu
 from safegen_engines.build import build, component, fingerprint
+from safegen_engines.build.components import Built
 from safegen_engines.build.onnx_folder import open_source
 from safegen_engines.build.options import Options, check_options, up_to_date
 from safegen_engines.build.shapes import component_shapes
-from safegen_engines.build.target import TARGETS, check_machine, check_version, find_target
+from safegen_engines.build.target import TARGETS
 from safegen_engines.graph import onnx_graph, trt_compile
-from safegen_engines.graph.ep_context import is_readable
 
 pytestmark = pytest.mark.slow
 
@@ -48,10 +48,10 @@ def rtx(onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build_for(
     target: str, source: Path, out: Path, precision: str = "fp16", guards: tuple[str, ...] = ("ratio",)
-) -> list[build.Built]:
-    built: list[build.Built] = []
+) -> list[Built]:
+    built: list[Built] = []
     options = Options(target=target, precision=precision, guards=guards, allow_unguarded=True)
-    build.build(source, source, out, options, built.append)
+    build.build(source, out, options, report=built.append)
     return built
 
 
@@ -206,12 +206,6 @@ def test_portable_engines_ask_the_compiler_for_it(onnx_folder: Path, on_jetson: 
         check_options(Options(target="rtx", precision="fp16", portable=True))
 
 
-def test_weight_stripped_engines_need_a_gpu_to_compile() -> None:
-    for target in ("rtx", "cpu"):
-        with pytest.raises(UsageError, match="strip_weights"):
-            check_options(Options(target=target, precision="fp16", strip_weights=True))
-
-
 def test_the_compiler_reports_its_progress(onnx_folder: Path, tmp_path: Path) -> None:
     source, seen = open_source(onnx_folder), []
     recipe = trt_compile.Recipe(
@@ -223,32 +217,6 @@ def test_the_compiler_reports_its_progress(onnx_folder: Path, tmp_path: Path) ->
     )  # fmt: skip
     assert seen
     assert all(0 <= share <= 1 for _, share in seen)
-
-
-# What an engine depends on
-
-
-def parts_of(folder: Path, **options: object) -> dict[str, str]:
-    return fingerprint.parts(folder, Options(**options).key())
-
-
-def test_the_same_inputs_give_the_same_fingerprint(onnx_folder: Path) -> None:
-    first, second = (fingerprint.fingerprint(parts_of(onnx_folder, target="rtx")) for _ in range(2))
-    assert first == second
-
-
-@pytest.mark.parametrize("target", ["rtx", "orin-jp62"])
-def test_each_part_changes_the_fingerprint(onnx_folder: Path, target: str) -> None:
-    parts = parts_of(onnx_folder, target=target)
-    needed = {"weights", "graph", "configuration", "opset", "precision", "profiles", "guards", "onnx"}
-    needed |= {"guard graph"}
-    needed |= {"tensorrt_rtx"} if target == "rtx" else {"gpu", "driver", "jetpack"}
-    assert needed <= set(parts)
-    whole = fingerprint.fingerprint(parts)
-    for name in parts:
-        changed = fingerprint.fingerprint({**parts, name: "other"})
-        assert changed != whole, name
-        assert list(fingerprint.explain(parts, {**parts, name: "other"})) == [name]
 
 
 def test_explain_names_the_changed_weights(onnx_folder: Path, rtx: Path, tmp_path: Path) -> None:
@@ -266,64 +234,6 @@ def test_a_stale_engine_is_built_anew(onnx_folder: Path, rtx: Path, monkeypatch)
     assert up_to_date(onnx_folder, rtx, options)
     monkeypatch.setattr(fingerprint, "version", lambda name: "0.0")  # another library than built it
     assert not up_to_date(onnx_folder, rtx, options)
-
-
-# What can be built where
-
-
-def test_no_target_promises_a_precision_without_reason_for_the_others() -> None:
-    for target in TARGETS.values():
-        for precision in {"fp32", "fp16", "bf16", "fp8", "int8"} - set(target.precisions):
-            if target.name == "cuda" and precision == "bf16":
-                continue
-            with pytest.raises(UsageError, match=r"\(.+\)"):
-                find_target(target.name, precision)
-
-
-@pytest.mark.parametrize(
-    ("target", "processor", "capability", "word"),
-    [
-        ("orin-jp62", "x86_64", "8.9", "aarch64 machine"),
-        ("orin-jp62", "aarch64", None, "no NVIDIA GPU"),
-        ("thor-jp72", "aarch64", "8.7", "11.0, and this one is 8.7"),
-        ("tensorrt", "x86_64", None, "no NVIDIA GPU"),
-    ],
-)
-def test_an_engine_that_could_not_run_is_not_built(target, processor, capability, word) -> None:
-    with pytest.raises(UsageError, match=word):
-        check_machine(TARGETS[target], processor, capability)
-
-
-def test_what_can_be_built_is() -> None:
-    check_machine(TARGETS["orin-jp62"], "aarch64", "8.7")
-    check_machine(TARGETS["tensorrt"], "x86_64", "9.0")
-    check_machine(TARGETS["rtx"], "x86_64", None)
-
-
-@pytest.mark.parametrize(
-    ("target", "version", "fits"),
-    [
-        ("orin-jp62", "10.3.0", True),
-        ("orin-jp62", "10.16.1", False),
-        ("orin-jp72", "10.16.1", True),
-        ("tensorrt", "11.0.0", True),
-        ("tensorrt", "8.6.1", False),
-        ("rtx", "1.7.1.116", True),
-        ("cpu", "whatever", True),
-    ],
-)
-def test_each_target_takes_its_own_versions(target: str, version: str, fits: bool) -> None:
-    if fits:
-        check_version(TARGETS[target], version)
-    else:
-        with pytest.raises(UsageError, match=version):
-            check_version(TARGETS[target], version)
-
-
-def test_onnx_runtime_hosts_get_no_wrapper_that_they_cannot_open() -> None:
-    assert is_readable(RTX, "1.7.1")
-    assert is_readable(TENSORRT, "10.3.0")
-    assert not is_readable(TENSORRT, "11.0.0")
 
 
 def test_a_gpu_engine_does_not_open_without_a_gpu(rtx: Path) -> None:

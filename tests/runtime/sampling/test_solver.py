@@ -91,6 +91,6 @@ def test_unknown_schedules_are_refused_not_guessed(wrong: dict) -> None:
 
 def test_an_epsilon_model_at_zero_terminal_snr_is_refused() -> None:
     schedule = read_schedule({**SD, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"})
-    assert schedule.zero_terminal_snr
+    assert schedule.alphas_cumprod[-1] == 0
     with pytest.raises(UsageError, match="zero SNR"):
         plan(schedule, Solver("ddim"), 10)
