@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from safegen.device import Array, array_namespace
-from safegen.guard.bank import Bank, foreseen_log_ratio
+from safegen.guard.bank import Bank, evidence_at
 from safegen.sampling.loop import Evidence
 
 SIDES = (1, 2, 4)
@@ -211,9 +211,9 @@ def largest(values: Array, count: int) -> Array:
     return array_namespace(values).max(_of_pictures(values, count), axis=-1)
 
 
-def strongest_foreseen(x0: Array, bank: Bank, bandwidth: Any, regions: Regions) -> Array:
-    """:func:`foreseen_log_ratio` of each picture's strongest region: (B, C, H, W) to (B,)."""
-    values = foreseen_log_ratio(cut(x0, regions), bank, bandwidth)
+def strongest_evidence(x0: Array, bank: Bank, bandwidth: Any, regions: Regions) -> Array:
+    """:func:`evidence_at` of each picture's strongest region: (B, C, H, W) to (B,)."""
+    values = evidence_at(cut(x0, regions), bank, bandwidth)
     return largest(values, regions.count(x0.shape))
 
 
