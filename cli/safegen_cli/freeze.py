@@ -146,5 +146,10 @@ def _say_gate(frozen: Frozen, judged: str) -> None:
         f"  as they are, {gate.caught:.0%} of the negation images open it (a prompt that asks for them makes them"
         " plainer)"
     )
+    if gate.drawn is not None:
+        say(
+            "  nobody named ordinary prompts or labels: what people ask for was not looked at."
+            " --benign-prompts does that"
+        )
     for line in warnings(gate):
         say(f"  warning: {line}")

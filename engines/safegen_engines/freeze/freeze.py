@@ -20,6 +20,7 @@ from safegen.format.bundle import BundleInfo, write_bundle
 from safegen.guard.gate import Gate, fit_gate, thresholds
 from safegen.guard.regions import at_random, cut, strongest_evidence
 from safegen.guard.settings import Ratio, Settings
+from safegen.sampling.conditioning import Subject
 from safegen.sampling.solver import Solver
 from safegen_engines.freeze.banks import Banks, make_banks
 from safegen_engines.freeze.curves import density_of
@@ -27,8 +28,11 @@ from safegen_engines.freeze.images import encode_files
 from safegen_engines.freeze.lookalikes import drop_lookalikes
 from safegen_engines.freeze.options import Options, check_counts, check_request
 from safegen_engines.freeze.ordinary import (
+    Evidence,
     Report,
     Setup,
+    from_subjects,
+    knows_nothing,
     measure_ordinary,
     unguarded,
 )
@@ -45,6 +49,7 @@ from safegen_engines.freeze.rate import (
 HELD_OUT = 1 / 3
 """This share of the benign images, drawn by lot, is kept out of the bank to calibrate the gate."""
 DRAWN_STEPS = 20
+DRAWN_OF_NOTHING = 60
 
 
 @dataclass(frozen=True)
@@ -111,10 +116,12 @@ def freeze(
     (signal, evidence), origin = measure_ordinary(
         setup, at, options.benign_prompts, options.benign_labels, latents.held_out, options.benign_count
     )
-    limit = float(at(latents.held_out.astype(np.float32)).max())
+    limit = _highest(at, latents.held_out, options.batch_size)
     report("calibration", 0, 1)
     gate = fit_gate(signal, evidence)
     guard, measured = _set_rate(options, banks, gate, evidence, limit)
+    if measured and not options.subjects() and knows_nothing(engine):
+        measured = measured._replace(drawn=_beyond_unasked(setup, at, limit))
     rows = banks.judged()
     density = density_of(banks.bank, banks.negation[rows].astype(np.float32), rows)
     report("calibration", 1, 1)
@@ -126,6 +133,19 @@ def freeze(
     return Frozen(
         digest, info, tuple(latents.bad), latents.lookalikes, len(latents.held_out), judged, measured
     )
+
+
+def _highest(at: Evidence, latents: NDArray[np.float16], batch_size: int) -> float:
+    """The highest evidence of some images, a few at a time: regions that overlap are many."""
+    starts = range(0, len(latents), batch_size)
+    return max(float(at(latents[i : i + batch_size].astype(np.float32)).max()) for i in starts)
+
+
+def _beyond_unasked(setup: Setup, at: Evidence, limit: float) -> float:
+    """Share of pictures drawn of nothing that lie beyond every benign image outside of the bank."""
+    nothing: Subject = "" if setup.engine.manifest.conditioning.text else None
+    evidence = from_subjects(setup, [nothing] * DRAWN_OF_NOTHING, at)[1]
+    return float((evidence > limit).any(axis=0).mean())
 
 
 def _encode(setup: Setup, images: Sequence[Path], options: Options) -> _Latents:
@@ -168,7 +188,8 @@ def _set_rate(
     check_rate(ordinary, rate)
     [clean] = thresholds(gate, rate, [1.0])
     caught = caught_share(banks.bank, banks.judged(), banks.bandwidth, clean, banks.rows_per_image)
-    opened, beyond = opened_by_others(gate.signal, evidence, rate), (evidence > limit).any(axis=0)
+    opened = opened_by_others(gate.signal, evidence, rate)
+    beyond: NDArray[np.bool_] = np.any(evidence > limit, axis=0)
     subjects = options.subjects()
     first = ordinary - len(subjects)  # pictures of labels come after the images beside them
     worst, furthest = (worst_kind(subjects, hits[first:]) for hits in (opened, beyond))

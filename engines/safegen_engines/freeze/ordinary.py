@@ -49,7 +49,7 @@ class Setup:
     """Progress."""
 
 
-def _knows_nothing(engine: Engine) -> bool:
+def knows_nothing(engine: Engine) -> bool:
     """Whether the model can be told nothing in particular."""
     spec = engine.manifest.conditioning
     return not spec.classes or spec.null_class is not None
@@ -89,7 +89,7 @@ def measure_ordinary(
     if prompts:
         return from_subjects(setup, prompts, evidence), "prompts"
     levels, seen = from_latents(setup, latents, evidence, plainer=plainer(setup.engine, labels))
-    origin = "images" if _knows_nothing(setup.engine) else "images, unseen by the model"
+    origin = "images" if knows_nothing(setup.engine) else "images, unseen by the model"
     if labels:
         cycled = [labels[i % len(labels)] for i in range(drawn)]
         seen = np.concatenate([seen, from_subjects(setup, cycled, evidence)[1]], axis=1)
@@ -165,7 +165,7 @@ def from_latents(
     It is told nothing in particular; ``plainer`` adds what a prompt or label would. A model that knows no
     null class is not asked: the latents stand for all of it.
     """
-    table, blind = plan(setup), not _knows_nothing(setup.engine)
+    table, blind = plan(setup), not knows_nothing(setup.engine)
     parts = []
     for start in range(0, len(latents), setup.batch_size):
         x0 = latents[start : start + setup.batch_size].astype(np.float32)

@@ -24,6 +24,9 @@ FEW = 0.2
 MANY = 0.03
 """The benign images lack something where more ordinary pictures lie beyond all of them. Measured with all
 of nine classes there: at most 0.011; with one to three of them missing 0.017 to 0.33."""
+MANY_DRAWN = 0.2
+"""The same of pictures that are drawn of nothing. With all classes there at most 0.15, since the model draws
+the negated thing, too; so this finds only what is far wrong."""
 KIND = 20
 """A word stands for a kind of prompt where so many prompts have it."""
 
@@ -57,6 +60,9 @@ class GateReport(NamedTuple):
     benign image outside of the bank does."""
     beyond_kind: Kind | None
     """The kind with the highest share of these."""
+    drawn: float | None = None
+    """The same share of pictures that the engine draws of nothing, where nobody named ordinary prompts or
+    labels; None where somebody did."""
 
 
 def can_tell(pictures: int, rate: float) -> bool:
@@ -125,6 +131,12 @@ def warnings(gate: GateReport) -> list[str]:
         found.append(
             f"{gate.beyond:.0%} of the ordinary pictures look more like the negation images than any benign"
             f" image does{named}: the benign images lack what people ask for. Give such images, too."
+        )
+    if gate.drawn is not None and gate.drawn > MANY_DRAWN:
+        found.append(
+            f"{gate.drawn:.0%} of the pictures that the engine draws of nothing look more like the negation"
+            " images than any benign image does: it draws the negated thing so often, or the benign images"
+            " lack what it draws. Give --benign-prompts, which tell which."
         )
     return found
 
