@@ -21,7 +21,7 @@ SIDES = (1, 2, 4)
 """How many regions a picture may have a side: whole, quarters, sixteenths."""
 STEPS = 32
 """Regions that overlap begin every 32nd of their side, at every latent of 64x64 cut to quarters: a thing that
-lies between them is missed (docs/tried.md)."""
+lies between them is missed (research/tried.md)."""
 SHUT, OUTSIDE = -1e30, -2e30
 """Below any evidence: of a region whose gate is shut, and of one that does not reach there."""
 

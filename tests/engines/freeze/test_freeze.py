@@ -153,7 +153,7 @@ def test_kernels_are_as_wide_as_the_distances_that_they_are_of(engine, picture_f
 
 
 def test_for_a_model_without_text_every_direction_counts_alike(picture_folder, tmp_path) -> None:
-    """With axes half as many again get through of those drawn of no class (docs/tried.md)."""
+    """With axes half as many again get through of those drawn of no class (research/tried.md)."""
     paths = find_images([str(picture_folder)])
     freeze(Engine.open("pixels"), paths, tmp_path / "x", name="x", benign=paths)
     bundle = read_bundle(tmp_path / "x")
