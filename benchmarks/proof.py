@@ -45,7 +45,7 @@ from safegen_eval.evaluate import evaluate
 from safegen_eval.table import to_json
 
 WORK = ROOT / "build" / "proof"
-OUT = Path(__file__).parent / "proof.json"
+OUT = Path(os.environ.get("PROOF_OUT", Path(__file__).parent / "proof.json"))
 ATTACKS = Path(__file__).parent / "attacks"
 THREE = ("sneaker", "bag", "t-shirt")
 HARD = ("pullover", "shirt", "coat")
