@@ -1,4 +1,4 @@
-"""The paper's own approximation against float64. If these fail, it is compared with what only has its name."""
+"""The paper's own approximation in float64. If these fail, the table compares with what only has its name."""
 
 import math
 
