@@ -9,7 +9,7 @@ import pytest
 
 from safegen import Pipeline
 from safegen.errors import UsageError
-from safegen.guard.bank import foreseen_log_ratio
+from safegen.guard.bank import evidence_at
 from safegen.sampling import noise
 from safegen_engines.freeze import ordinary
 
@@ -18,7 +18,11 @@ PROMPTS = ["a photo of a bag", "a coat", "one dress, centred"]
 
 def evidence_of(pipeline: Pipeline):
     assert pipeline.bundle is not None
-    return partial(foreseen_log_ratio, bank=pipeline.bundle.bank(), bandwidth=pipeline.bundle.info.bandwidth)
+    return partial(evidence_at, bank=pipeline.bundle.bank(), bandwidth=pipeline.bundle.info.bandwidth)
+
+
+def setup_of(pipeline: Pipeline, batch_size: int = 2, report=lambda *_: None) -> ordinary.Setup:
+    return ordinary.Setup(pipeline.engine, pipeline.bundle.info.image_size, batch_size, report)
 
 
 @pytest.mark.parametrize(
@@ -28,20 +32,18 @@ def evidence_of(pipeline: Pipeline):
 def test_subjects_are_judged_along_the_pictures_that_generate_draws(engine, subjects, asked) -> None:
     """Guidance, solver and noise as in use: the pipeline itself draws them here."""
     pipeline = Pipeline.load(engine)
-    at, size = evidence_of(pipeline), pipeline.bundle.info.image_size
-    levels, found = ordinary.from_subjects(pipeline.engine, subjects, size, at, 2, lambda *_: None)
+    at = evidence_of(pipeline)
+    levels, found = ordinary.from_subjects(setup_of(pipeline), subjects, at)
     expected, seen = [], []
 
     def keep(step) -> None:
         expected.append(at(np.asarray(step.x0)))
-        seen.append(step.row.log_snr)
+        seen.append(step.row.signal)
 
-    pipeline(
-        **asked, seed=[ordinary.SEED + i for i in range(3)], steps=ordinary.LEVELS, guard="off", on_step=keep
-    )
+    pipeline(**asked, seed=[700_000 + i for i in range(3)], steps=12, guard="off", on_step=keep)
     # the same graphs on batches of two and of three, in float32
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-3)
-    np.testing.assert_allclose(levels, np.clip(seen, -30, 30), rtol=1e-6)
+    np.testing.assert_allclose(levels, seen, rtol=1e-12)
     assert (np.diff(levels) > 0).all()
 
 
@@ -50,10 +52,8 @@ def test_latents_are_noised_and_foreseen(engine: str) -> None:
     pipeline = Pipeline.load(engine)
     at, size = evidence_of(pipeline), pipeline.bundle.info.image_size
     latents = pipeline.bundle.benign[:3]
-    _, found = ordinary.from_latents(
-        pipeline.engine, latents, size, at, 2, lambda *_: None, plainer=ordinary.as_foreseen
-    )
-    table, i = ordinary.plan(pipeline.engine, size), 7
+    _, found = ordinary.from_latents(setup_of(pipeline), latents, at, plainer=ordinary.as_foreseen)
+    table, i = ordinary.plan(setup_of(pipeline)), 7
     row, x0 = table.rows[i], latents.astype(np.float64)
     z = np.stack([noise.normal(seed, 0, latents.shape[1:], stream=4) for seed in range(3)])
     x = (row.alpha * x0 + row.sigma * z).astype(np.float32)
@@ -87,13 +87,9 @@ def test_a_picture_is_made_as_plain_as_a_prompt_would() -> None:
 def test_without_ordinary_prompts_images_stand_for_what_a_prompt_would_add(engine, labels, plainer) -> None:
     """Else the gate opens on many times as many ordinary prompts as was asked for."""
     pipeline = Pipeline.load(engine)
-    at, size, latents = evidence_of(pipeline), pipeline.bundle.info.image_size, pipeline.bundle.benign[:2]
-    (_, found), _ = ordinary.measure_ordinary(
-        pipeline.engine, [], labels, latents, 1, size, at, 2, lambda *_: None
-    )  # fmt: skip
-    _, expected = ordinary.from_latents(
-        pipeline.engine, latents, size, at, 2, lambda *_: None, plainer=plainer
-    )
+    at, setup, latents = evidence_of(pipeline), setup_of(pipeline), pipeline.bundle.benign[:2]
+    (_, found), _ = ordinary.measure_ordinary(setup, at, [], labels, latents, 1)
+    _, expected = ordinary.from_latents(setup, latents, at, plainer=plainer)
     np.testing.assert_array_equal(found[:, :2], expected)
 
 
@@ -106,8 +102,7 @@ def test_labels_are_drawn_beside_the_images_and_prompts_in_their_place() -> None
         (pixels, [], [1, 8], (2 + 4, "labels and images")),
     ):
         (_, found), origin = ordinary.measure_ordinary(
-            pipeline.engine, prompts, labels, pipeline.bundle.benign[:2], 4,
-            pipeline.bundle.info.image_size, count, 4, lambda *_: None,
+            setup_of(pipeline, 4), count, prompts, labels, pipeline.bundle.benign[:2], 4
         )  # fmt: skip
         assert (found.shape[1], origin) == expected
 
