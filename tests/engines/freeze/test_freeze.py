@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,21 @@ from PIL import Image
 
 from safegen import Pipeline
 from safegen.engine.engine import Engine
-from safegen.errors import ImageError
+from safegen.errors import ImageError, UsageError
+from safegen.files import file_sha256
 from safegen.format.bundle import read_bundle
 from safegen.format.image import read_rgb
-from safegen.guard.settings import Ratio
-from safegen_engines.freeze.freeze import freeze
+from safegen.guard.bandwidth import bandwidth_of
+from safegen.guard.bank import evidence_at
+from safegen.guard.gate import fit_gate, thresholds
+from safegen.guard.settings import Paper, Ratio
+from safegen_engines.freeze.axes import gate_axes
+from safegen_engines.freeze.banks import make_banks
+from safegen_engines.freeze.curves import density_of
+from safegen_engines.freeze.freeze import _draw, freeze
 from safegen_engines.freeze.images import find_images
+from safegen_engines.freeze.ordinary import Setup
+from safegen_engines.freeze.rate import Kind, caught_share, opened_by_others, rate_promised, warnings
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +57,144 @@ def test_the_same_images_give_the_same_latents_at_any_batch_size(engine, picture
         bundles.append(read_bundle(tmp_path / f"{size}"))
     assert np.abs(bundles[0].negation - bundles[1].negation).max() < 4e-3
     assert bundles[0].info.source_digest == bundles[1].info.source_digest
+
+
+@pytest.fixture
+def evidence(monkeypatch: pytest.MonkeyPatch):
+    """Evidence of so many ordinary pictures at two levels, in place of what the model foresees."""
+
+    def put(pictures: int, seen: np.ndarray | None = None) -> np.ndarray:
+        curves = np.arange(2.0)[:, None] - np.arange(pictures)[None, ::-1] if seen is None else seen
+        levels = np.array([0.1, 0.9])
+        found = (levels, curves.astype(np.float32)), "prompts"
+        monkeypatch.setattr("safegen_engines.freeze.freeze.measure_ordinary", lambda *_: found)
+        return found[0][1]
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("prompts", "asked", "rate"),
+    [(499, None, 0.005), (150, None, 1 / 151), (99, 0.01, 0.01), (250, 0.25, 0.25)],
+)
+def test_the_gate_and_its_rate_are_of_the_ordinary_pictures(
+    engine, picture_folder, tmp_path, evidence, prompts: int, asked: float | None, rate: float
+) -> None:
+    """One in 200, or the lowest that so few can tell; a rate that is asked for is kept."""
+    seen = evidence(prompts)
+    images = find_images([str(picture_folder)])
+    guard = None if asked is None else Ratio(false_positive_rate=asked)
+    frozen = freeze(engine, images, tmp_path / "x.negation", name="x", benign=images, guard=guard,
+                    benign_prompts=["a coat"] * prompts)  # fmt: skip
+    bundle = read_bundle(tmp_path / "x.negation")
+    assert bundle.info.guard == Ratio(false_positive_rate=rate)
+    for ours, theirs in zip(bundle.gate, fit_gate([0.1, 0.9], seen), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert frozen.judged == prompts
+    assert frozen.gate[:3] == (rate, *rate_promised(prompts, rate))
+    halves = opened_by_others(np.array([0.1, 0.9]), seen, rate)
+    assert frozen.gate.false_alarms == halves.mean()
+    banks = make_banks(bundle.negation, bundle.benign, 1)
+    [clean] = thresholds(bundle.gate, rate, [1.0])
+    assert frozen.gate.caught == caught_share(banks.bank, banks.judged(), banks.bandwidth, clean)
+
+
+def test_a_rate_that_they_cannot_tell_is_refused(engine, picture_folder, tmp_path, evidence) -> None:
+    evidence(98)
+    images = find_images([str(picture_folder)])
+    with pytest.raises(UsageError, match=r"98 ordinary pictures cannot tell a rate of 0\.01; .* 99"):
+        freeze(engine, images, tmp_path / "x", name="x", benign=images, guard=Ratio(false_positive_rate=0.01))
+    assert not (tmp_path / "x").exists()
+    frozen = freeze(engine, images, tmp_path / "x", name="x", benign=images, guard=Paper(quantile=0.1))
+    assert (frozen.gate, frozen.info.guard) == (None, Paper(quantile=0.1))
+
+
+def test_ordinary_pictures_beyond_every_benign_image_are_counted_by_their_kind(
+    engine, picture_folder, tmp_path, evidence
+) -> None:
+    """Those of the held-out benign images set how far is far; labels come after the images beside them."""
+    seen = np.full((2, 80), -1e6, np.float32)
+    seen[1, 60:] = 1e6  # of the forty pictures of labels, which come last, the second twenty
+    evidence(80, seen)
+    images = find_images([str(picture_folder)])
+    prompts = ["bag"] * 20 + ["boot"] * 20
+    frozen = freeze(engine, images, tmp_path / "x", name="x", benign=images, benign_prompts=prompts)
+    assert frozen.gate.beyond == 0.25
+    assert frozen.gate.beyond_kind == Kind("boot", 1.0, 20)
+    assert "most of all 'boot'" in "".join(warnings(frozen.gate))
+    latents = engine.encode_images(np.stack([read_rgb(p, 32, 32) for p in images]))
+    held_out = latents[np.sort(np.random.default_rng(0).permutation(12)[:4])]
+    bundle = read_bundle(tmp_path / "x")
+    limit = evidence_at(held_out, bundle.bank(), bundle.info.bandwidth).max()
+    for offset, share in ((-0.1, 0.0), (0.1, 0.25)):
+        seen[1, 60:] = limit + offset
+        evidence(80, seen)
+        frozen = freeze(engine, images, tmp_path / "x", name="x", benign=images, benign_prompts=prompts)
+        assert frozen.gate.beyond == share
+
+
+def test_a_third_of_the_benign_images_is_kept_out_of_the_bank_by_lot(
+    engine, picture_folder, tmp_path, evidence
+) -> None:
+    evidence(20)
+    images, said = find_images([str(picture_folder)]), []
+    frozen = freeze(engine, images[:2], tmp_path / "x", name="x", benign=images, batch_size=5,
+                    report=lambda *line: said.append(line))  # fmt: skip
+    assert (frozen.held_out, frozen.info.benign_count, frozen.info.target_count) == (4, 8, 8)
+    kept = np.sort(np.random.default_rng(0).permutation(12)[4:])
+    expected = engine.encode_images(np.stack([read_rgb(images[i], 32, 32) for i in kept]))
+    bank = read_bundle(tmp_path / "x").benign.astype(np.float32)
+    gaps = np.abs(bank[:, None] - expected[None]).max(axis=(2, 3, 4))
+    assert (gaps.min(axis=1) < 4e-3).all() and sorted(gaps.argmin(axis=1)) == list(range(8))
+    assert said == [("negation images", 2, 2), *(("benign images", n, 12) for n in (5, 10, 12)),
+                    ("calibration", 0, 1), ("calibration", 1, 1)]  # fmt: skip
+
+
+def test_paper_is_calibrated_on_the_negation_images(engine, picture_folder, tmp_path, evidence) -> None:
+    evidence(20)
+    images = find_images([str(picture_folder)])
+    freeze(engine, images, tmp_path / "x", name="x", benign=images)
+    bundle = read_bundle(tmp_path / "x")
+    expected = density_of(bundle.bank(), bundle.negation.astype(np.float32), np.arange(12))
+    np.testing.assert_array_equal(bundle.density.quantiles, expected.quantiles)
+
+
+@pytest.mark.parametrize("name", ["fashion", "pixels"])
+def test_every_model_s_gate_has_axes(name: str, picture_folder: Path, tmp_path: Path, evidence) -> None:
+    evidence(20)
+    images = find_images([str(picture_folder)])
+    freeze(Engine.open(name), images, tmp_path / "x", name="x", benign=images)
+    bundle = read_bundle(tmp_path / "x")
+    axes = gate_axes(bundle.negation, bundle.benign)
+    np.testing.assert_array_equal(bundle.axes, axes)
+    assert len(axes) > 1 and axes.any()
+    assert bundle.info.bandwidth == pytest.approx(bandwidth_of(bundle.bank()), rel=1e-5)
+
+
+def test_the_digest_is_over_the_images_that_went_in(engine, picture_folder, tmp_path, evidence) -> None:
+    evidence(20)
+    (picture_folder / "03.png").write_bytes(b"not an image")
+    images = find_images([str(picture_folder)])
+    frozen = freeze(engine, images[:5], tmp_path / "x", name="x", benign=images[5:], skip_bad=True)
+    digests = [file_sha256(p) for p in images if p.name != "03.png"]
+    assert frozen.info.source_digest == sha256("\n".join(digests).encode()).hexdigest()
+
+
+def test_the_engine_draws_of_no_prompt_with_at_most_twenty_steps(engine, monkeypatch) -> None:
+    """Enough for pictures that nobody looks at, and a quarter of the time of 80."""
+    said, asked = [], []
+    whole, plan = engine.uncondition, engine.plan
+    monkeypatch.setattr(engine, "uncondition", lambda *told: asked.append(told) or whole(*told))
+    monkeypatch.setattr(
+        engine, "plan", lambda solver, steps, size: asked.append(steps) or plan(solver, 2, size)
+    )
+    setup = Setup(engine, (32, 32), 2, lambda *line: said.append(line))
+    drawn = _draw(setup, 3)
+    assert asked == [20, ("", 2, (32, 32), 1.0), ("", 1, (32, 32), 1.0)]
+    assert said == [("drawing benign pictures", 2, 3), ("drawing benign pictures", 3, 3)]
+    assert (drawn.shape, drawn.dtype) == ((3, 4, 8, 8), np.float16)
+    alone = _draw(Setup(engine, (32, 32), 1, lambda *line: None), 3)  # seeds 0, 1, 2
+    assert np.abs(drawn.astype(float) - alone).max() < 2e-2
 
 
 def test_unreadable_images_are_named_and_stop_the_freeze(engine, picture_folder, tmp_path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from safegen import Pipeline
 from safegen.errors import UsageError
 from safegen.guard.bank import evidence_at
 from safegen.sampling import noise
+from safegen.sampling.solver import Solver
+from safegen.sampling.table import Table, noised
 from safegen_engines.freeze import ordinary
 
 PROMPTS = ["a photo of a bag", "a coat", "one dress, centred"]
@@ -115,3 +119,102 @@ def test_subjects_that_a_model_does_not_take_are_refused() -> None:
         ordinary.check_subjects(fashion, [], [3])
     with pytest.raises(UsageError, match="label is 11"):
         ordinary.check_subjects(pixels, [], [8, 11])
+
+
+class Model:
+    """Stands for an engine of 1x2x2 pixels that says what it is asked."""
+
+    def __init__(self, **conditioning) -> None:
+        spec = {"classes": 0, "null_class": None, "guidance": "classifier-free"} | conditioning
+        spec["text"] = spec.get("text", {})
+        self.manifest = SimpleNamespace(
+            conditioning=SimpleNamespace(**spec),
+            name="x",
+            defaults=SimpleNamespace(guidance_scale=3.0, solver="ddim"),
+        )
+        self.device = SimpleNamespace(xp=np, active=nullcontext)
+        self.asked, self.seen = [], []
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        return 1, height, width
+
+    def plan(self, solver: Solver, steps: int, size: tuple[int, int]) -> Table:
+        rows = (noised(level)._replace(timestep=90.0 - level) for level in np.linspace(-5, 5, steps))
+        return Table(tuple(rows), 1.0, clip=2.0)
+
+    def count_chunks(self, *texts: str) -> int:
+        return 1
+
+    def condition(self, subjects, size, scale, chunks):
+        self.asked.append(("condition", list(subjects), scale))
+        return {"told": np.arange(len(subjects))}
+
+    def uncondition(self, negative, count, size, scale, chunks=1):
+        self.asked.append(("uncondition", negative, count, scale))
+        return {"told": np.full(count, -1)}
+
+    def predict(self, x, timestep, told):
+        self.seen.append((len(x), timestep))
+        return 3.0 * np.ones_like(x)
+
+
+def value(x0: np.ndarray) -> np.ndarray:
+    return x0.reshape(len(x0), -1).sum(axis=1)
+
+
+def reported(model: Model) -> tuple[ordinary.Setup, list]:
+    said: list = []
+    return ordinary.Setup(model, (2, 2), 2, lambda *line: said.append(line)), said
+
+
+LATENTS = np.arange(12, dtype=np.float16).reshape(3, 1, 2, 2)
+FORESEEN = "foreseeing ordinary pictures"
+
+
+def test_the_model_is_told_nothing_in_particular_and_without_guidance() -> None:
+    """x0 is clipped as in drawing: 3 is foreseen everywhere, and 2 is the most there is."""
+    model = Model()
+    setup, said = reported(model)
+    levels, found = ordinary.from_latents(setup, LATENTS, value, plainer=ordinary.as_foreseen)
+    assert model.asked == [("uncondition", "", 2, 1.0), ("uncondition", "", 1, 1.0)]
+    assert found.shape == (12, 3) and (found == 8.0).all()
+    assert model.seen[:12] == [(2, 90.0 - level) for level in np.linspace(-5, 5, 12)]
+    assert said == [(FORESEEN, 2, 3), (FORESEEN, 3, 3)]
+    np.testing.assert_allclose(levels, [noised(level).signal for level in np.linspace(-5, 5, 12)])
+
+
+def test_a_model_without_a_null_class_is_not_asked() -> None:
+    """It can be told nothing in particular: the images stand for all of it, at every level."""
+    model = Model(classes=3)
+    setup, said = reported(model)
+    (_, found), origin = ordinary.measure_ordinary(setup, value, [], [], LATENTS, 5)
+    assert origin == "images, unseen by the model"
+    assert (model.asked, model.seen) == ([], [])
+    assert found.tolist() == [[6.0, 22.0, 38.0]] * 12
+    assert said == [(FORESEEN, 2, 3), (FORESEEN, 3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("model", "scale", "asked"),
+    [
+        (Model(text={"in": []}), 3.0, ["condition", "uncondition"]),
+        (Model(text={"in": []}), 1.0, ["condition"]),
+        (Model(text={"in": []}, guidance="embedded"), 3.0, ["condition"]),
+    ],
+)
+def test_prompts_are_guided_as_generate_guides_them(model: Model, scale: float, asked: list[str]) -> None:
+    model.manifest.defaults.guidance_scale = scale
+    setup, said = reported(model)
+    _, found = ordinary.from_subjects(setup, ["a", "b", "c"], value)
+    assert [name for name, *_ in model.asked] == asked * 2
+    assert model.asked[0] == ("condition", ["a", "b"], scale)
+    assert found.shape == (12, 3)
+    assert said == [(FORESEEN, 2, 3), (FORESEEN, 3, 3)]
+
+
+def test_labels_come_in_turn_beside_the_images() -> None:
+    model = Model(classes=3, null_class=2)
+    setup, _ = reported(model)
+    (_, found), origin = ordinary.measure_ordinary(setup, value, [], [1, 0], LATENTS, 3)
+    assert (found.shape, origin) == ((12, 6), "labels and images")
+    assert [subjects for name, subjects, *_ in model.asked if name == "condition"] == [[1, 0], [1]]
