@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from safegen.engine.engine import Engine
 from safegen.errors import BundleError, UsageError
 from safegen.files import check_place
-from safegen.format.bundle import BundleInfo, read_bundle, write_bundle
-from safegen.guard.gate import fit_gate, thresholds
+from safegen.format.bundle import Bundle, BundleInfo, read_bundle, write_bundle
+from safegen.guard.gate import Gate, fit_gate, thresholds
 from safegen.guard.regions import Regions, cut, strongest_evidence
 from safegen.guard.settings import Ratio, Settings
 from safegen_engines.freeze.images import encode_files
@@ -66,18 +66,29 @@ class Recalibrated:
     """Negation images left out of the measurement, since they are in the bank."""
 
 
+@dataclass(frozen=True)
+class Ordinary:
+    """What the gate must let pass."""
+
+    benign: Sequence[Path] = ()
+    """Ordinary images, not those of the bundle; noised and judged as the negation images are."""
+    benign_prompts: Sequence[str] = ()
+    """Ordinary prompts, in the place of images: closer to what users draw."""
+    benign_labels: Sequence[int] = ()
+    """Ordinary labels of a model of classes, beside the images: as many pictures again."""
+    batch_size: int = 8
+    """Images encoded, and pictures drawn, at a time."""
+
+
 def recalibrate(
     engine: Engine,
     bundle: Path,
     negation: Sequence[Path],
     out: Path,
     *,
-    benign: Sequence[Path] = (),
-    benign_prompts: Sequence[str] = (),
-    benign_labels: Sequence[int] = (),
     rate: float,
-    batch_size: int = 8,
     report: Report = lambda what, done, total: None,
+    **chosen: Any,
 ) -> Recalibrated:
     """Choose bandwidth and threshold of ``ratio``'s gate for a rate of false alarms; write a new bundle.
 
@@ -92,69 +103,78 @@ def recalibrate(
             them (:func:`safegen_engines.freeze.ordinary.from_latents`): a prompt that asks for them makes
             them plainer.
         out: the new .negation file.
-        benign: ordinary images, not those of the bundle; judged in the same way.
-        benign_prompts: ordinary prompts, in the place of images: closer to what users draw.
-        benign_labels: ordinary labels of a model of classes, beside the images: as many pictures again.
         rate: share of ordinary pictures on which the gate may open, above 0 to 0.5.
-        batch_size: images encoded, and pictures drawn, at a time.
         report: progress.
+        chosen: of :class:`Ordinary`.
 
     Raises:
         UsageError: too few images, a rate that so few cannot tell, or no place to write to.
         BundleError: the bundle is of another autoencoder.
     """
+    pictures = Ordinary(**chosen)
     check_place(out)
     frozen = read_bundle(bundle)
-    setup = Setup(engine, frozen.info.image_size, batch_size, report)
+    setup = Setup(engine, frozen.info.image_size, pictures.batch_size, report)
     if frozen.info.latent_space != engine.manifest.latent_space.id:
         raise BundleError(f"{bundle}: frozen through another autoencoder; name its engine with -e.")
     if not 0 < rate <= 0.5:
         raise UsageError(f"the rate is {rate:g}; it goes from above 0 to 0.5.")
-    check_subjects(engine, benign_prompts, benign_labels)
+    check_subjects(engine, pictures.benign_prompts, pictures.benign_labels)
     bank, regions = frozen.bank(), frozen.info.layout
     unsafe, _ = encode_files(setup, negation, "negation images")
     fresh = _not_in(unsafe, frozen.negation, regions)
+    latents = _ordinary_latents(setup, pictures, frozen)
+    _check_counts(len(pictures.benign_prompts) or len(latents), int(fresh.sum()), rate)
     widths = [frozen.info.bandwidth * width for width in WIDTHS]
 
     def evidence(x0: NDArray[Any]) -> NDArray[Any]:
         return np.stack([strongest_evidence(x0, bank, h, regions) for h in widths], axis=-1)
 
-    latents = frozen.benign[:0]
-    if not benign_prompts:
-        latents, _ = encode_files(setup, benign, "benign images")
-        latents = latents[_not_in(latents, frozen.benign, regions)]
-    _check_counts(len(benign_prompts) or len(latents), int(fresh.sum()), rate)
+    labels = pictures.benign_labels
     (signal, ordinary), foreseen_from = measure_ordinary(
-        setup, evidence, benign_prompts, benign_labels, latents, len(latents)
+        setup, evidence, pictures.benign_prompts, labels, latents, len(latents)
     )
-    shown = from_latents(setup, unsafe[fresh], evidence, plainer=plainer(engine, benign_labels))[1]
+    shown = from_latents(setup, unsafe[fresh], evidence, plainer=plainer(engine, labels))[1]
     curves = [(signal, ordinary[..., k], shown[..., k]) for k in range(len(widths))]
     points = [measure(*curve, rate) for curve in curves]
     best = _best(points, shown.shape[1])
-    guard = _at_rate(frozen.info.guard, rate)
+    gate, guard = fit_gate(signal, ordinary[..., best]), _at_rate(frozen.info.guard, rate)
     info = msgspec.structs.replace(
         frozen.info, bandwidth=widths[best], guard=guard, foreseen_from=foreseen_from
     )
-    digest = write_bundle(
-        out,
-        info,
-        negation=frozen.negation,
-        benign=frozen.benign,
-        axes=frozen.axes,
-        gate=fit_gate(signal, ordinary[..., best]),
-        density=frozen.density,
-    )
-    told = {r for r in RATES if _half_can_tell(ordinary.shape[1], r)} | {rate}
+    digest = _rewrite(out, frozen, info, gate)
+    rates = {r for r in RATES if _half_can_tell(ordinary.shape[1], r)} | {rate}
     return Recalibrated(
         digest,
         info,
-        tuple(measure(*curves[best], r) for r in sorted(told)),
+        tuple(measure(*curves[best], r) for r in sorted(rates)),
         points[best],
         {width: p.caught for width, p in zip(widths, points, strict=True)},
         ordinary.shape[1],
         shown.shape[1],
         int((~fresh).sum()),
     )
+
+
+def _rewrite(out: Path, frozen: Bundle, info: BundleInfo, gate: Gate) -> str:
+    """The same banks with another gate."""
+    return write_bundle(
+        out,
+        info,
+        negation=frozen.negation,
+        benign=frozen.benign,
+        axes=frozen.axes,
+        gate=gate,
+        density=frozen.density,
+    )
+
+
+def _ordinary_latents(setup: Setup, pictures: Ordinary, frozen: Bundle) -> NDArray[np.float16]:
+    """Of the ordinary images those that the bundle has not seen; none where prompts stand for them."""
+    if pictures.benign_prompts:
+        return frozen.benign[:0]
+    latents, _ = encode_files(setup, pictures.benign, "benign images")
+    return latents[_not_in(latents, frozen.benign, frozen.info.layout)]
 
 
 def _at_rate(guard: Settings, rate: float) -> Ratio:
