@@ -19,6 +19,7 @@ Works in build/proof, where each suite's report.html stays.
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
