@@ -168,14 +168,15 @@ def _check_header(path: Path) -> None:
 
 def _read_info(path: Path, text: str) -> BundleInfo:
     try:
-        version = json.loads(text).get("schema_version")
+        said = json.loads(text)
+        version = said.get("schema_version") if isinstance(said, dict) else None
         if version != SCHEMA_VERSION:
             raise BundleError(
                 f"{path}: bundle schema {version}, this safegen reads {SCHEMA_VERSION}."
                 " Freeze it anew, or install the safegen that wrote it."
             )
         return msgspec.json.decode(text, type=BundleInfo)
-    except (msgspec.ValidationError, json.JSONDecodeError) as error:
+    except (msgspec.DecodeError, json.JSONDecodeError) as error:
         raise BundleError(f"{path}: not a negation bundle ({error}).") from None
 
 
