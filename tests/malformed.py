@@ -84,8 +84,14 @@ def both(*changes: Change) -> Change:
     return change
 
 
-F16, F64 = ("negation", "benign", "axes"), ("gate_signal", "gate_location", "gate_scores", "paper_log_snr")
-F64 = (*F64, "paper_quantiles")
+F16 = ("negation", "benign", "axes")
+F64 = ("gate_signal", "gate_location", "gate_scores", "paper_log_snr", "paper_quantiles")
+KEYS = (
+    *("name", "latent_space", "latent_shape", "image_size", "negation_count", "benign_count", "target_count"),
+    *("benign_source", "source_digest", "created", "bandwidth", "foreseen_from"),
+)
+"""Those without a default."""
+TARGETS = (0, 6, -1, 4.0, True, None, 2**70)
 REFUSED: Mapping[str, Change] = {
     **{f"no {name}": no_tensor(name) for name in (*F16, *F64)},
     **{f"{name} in float32": dtype(name, "float32") for name in (*F16, *F64)},
@@ -112,7 +118,7 @@ REFUSED: Mapping[str, Change] = {
     "one quantile": tensor("paper_quantiles", lambda q: q[:, :1]),
     "no quantile": tensor("paper_quantiles", lambda q: q[:, :0]),
     "falling quantiles": tensor("paper_quantiles", lambda q: q[:, ::-1]),
-    "falling quantiles of the last level": tensor("paper_quantiles", lambda q: np.vstack([q[:-1], q[-1:, ::-1]])),
+    "falling quantiles at last": tensor("paper_quantiles", lambda q: np.vstack([q[:3], q[3:, ::-1]])),
     "quantiles in a line": tensor("paper_quantiles", np.ravel),
     "negation in a line": tensor("negation", np.ravel),
     "negation of another shape": tensor("negation", lambda x: x.reshape(3, 4, 2, 4)),
@@ -149,7 +155,7 @@ REFUSED: Mapping[str, Change] = {
     "paper with a cap of 0": guard(mode="paper", w_max=0.0),
     "off with a setting": guard(mode="off", strength=2.0),
     **{f"bandwidth is {value}": key("bandwidth", value) for value in (0, -1.0, True, "2", None)},
-    **{f"target_count is {value}": key("target_count", value) for value in (0, 6, -1, 4.0, True, None, 2**70)},
+    **{f"target_count is {value}": key("target_count", value) for value in TARGETS},
     "a negation_count of more": key("negation_count", 4),
     "a benign_count of fewer": key("benign_count", 4),
     "a benign_count of half an image": key("benign_count", 5.5),
@@ -163,11 +169,7 @@ REFUSED: Mapping[str, Change] = {
     "anywhere is 0": key("anywhere", 0),
     "a name of another kind": key("name", 5),
     "a latent_space of another kind": key("latent_space", None),
-    **{
-        f"no {name}": no_key(name)
-        for name in ("name", "latent_space", "latent_shape", "image_size", "negation_count", "benign_count", "target_count",
-                     "benign_source", "source_digest", "created", "bandwidth", "foreseen_from")
-    },
+    **{f"no {name}": no_key(name) for name in KEYS},
     "a list for a description": text(lambda said: "[]"),
     "a number for a description": text(lambda said: "5"),
     "no JSON": text(lambda said: said[:-1]),

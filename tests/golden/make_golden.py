@@ -1,4 +1,4 @@
-"""Writes the golden bundle and its numbers, which both hosts must give: ``python tests/golden/make_golden.py``.
+"""Writes the golden bundle and its numbers, which both hosts must give; run it as a script.
 
 Run once for a schema: a difference that shows here must be meant. The numbers come from plain arithmetic of
 this file, not from the package.
@@ -29,7 +29,11 @@ LEVELS = [(0.0, 1.0), (0.05, 0.999), (0.2, 0.8), (0.4, 0.6), (0.6, 0.8), (1.0, 1
 """(alpha, sigma) from pure noise on: variance-preserving, of rectified flow, variance-exploding."""
 FLOW = [(0.0, 1.0, 0.75), (0.25, 0.75, 0.6), (0.55, 0.45, 0.4), (0.82, 0.18, 0.0)]
 """(alpha, sigma, a) of a plan of rectified flow by Euler's steps."""
-WATCHED = {"evidence": [-1.0, 1.0, -0.5, 2.0, -1.0], "weight": [0.0, 1.0, 0.0, 0.0, 0.5], "nearest": [3, 1, 4, 1, 5]}
+WATCHED = {
+    "evidence": [-1.0, 1.0, -0.5, 2.0, -1.0],
+    "weight": [0.0, 1.0, 0.0, 0.0, 0.5],
+    "nearest": [3, 1, 4, 1, 5],
+}
 
 
 def linear(at: float, places: Sequence[float], values: Sequence[float]) -> float:
@@ -111,7 +115,9 @@ def main() -> None:
     golden = {
         "levels": LEVELS,
         "ratio": {rate: [gate_threshold(gate, rate, *level) for level in LEVELS] for rate in RATES},
-        "paper": {share: [density_quantile(density, share, *level) for level in LEVELS] for share in QUANTILES},
+        "paper": {
+            share: [density_quantile(density, share, *level) for level in LEVELS] for share in QUANTILES
+        },
         "official": official(negation),
         "watched": WATCHED,
         "verdicts": [verdict("ratio", 4), verdict("paper", 2)],

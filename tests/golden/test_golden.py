@@ -1,6 +1,6 @@
-"""Numbers and refusals that every host shares. If these fail, the same file guards in one host as it does not in the other.
+"""Numbers and refusals that every host shares. If these fail, a file guards in one host as in no other.
 
-The C++ host has the same numbers in cpp/tests/test_golden.cpp, the same refusals in tests/cpp/test_cpp_golden.py.
+The C++ host is held to the same in cpp/tests/test_golden.cpp and tests/cpp/test_cpp_golden.py.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ struct TensorView {
   std::vector<T> as(std::string_view wanted) const {
     if (dtype != wanted) throw std::invalid_argument("a tensor is " + dtype + ", not " + std::string(wanted));
     std::vector<T> values(count());
-    std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+    if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
     return values;
   }
 };
