@@ -150,7 +150,7 @@ def the_higher(evidence: Evidence, seen: NDArray[Any], x0: NDArray[Any]) -> NDAr
 
 
 def plainer(engine: Engine, labels: Sequence[int]) -> Plainer:
-    """What stands for ordinary prompts or labels where none are named; chosen by trial (research/tried.md)."""
+    """What stands for ordinary prompts or labels where none are named, by trial (research/tried.md)."""
     spec = engine.manifest.conditioning
     if spec.text:
         return the_higher
