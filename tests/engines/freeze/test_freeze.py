@@ -68,6 +68,7 @@ def evidence(monkeypatch: pytest.MonkeyPatch):
         levels = np.array([0.1, 0.9])
         found = (levels, curves.astype(np.float32)), "prompts"
         monkeypatch.setattr("safegen_engines.freeze.freeze.measure_ordinary", lambda *_: found)
+        monkeypatch.setattr("safegen_engines.freeze.freeze._beyond_unasked", lambda *_: 0.0)
         return found[0][1]
 
     return put
@@ -131,6 +132,30 @@ def test_ordinary_pictures_beyond_every_benign_image_are_counted_by_their_kind(
         evidence(80, seen)
         frozen = freeze(engine, images, tmp_path / "x", name="x", benign=images, benign_prompts=prompts)
         assert frozen.gate.beyond == share
+
+
+@pytest.mark.parametrize(("name", "nothing"), [("fashion", ""), ("pixels", None)])
+def test_where_nobody_names_ordinary_prompts_sixty_pictures_of_nothing_are_looked_at(
+    name: str, nothing: str | None, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the bank lacks shows in what the engine draws of itself; with prompts nothing is drawn."""
+    images, asked = find_images([str(picture_folder)]), []
+    seen = np.full((2, 60), -1e6, np.float32)
+    seen[1, :15] = 1e6
+    ordinary = (np.array([0.1, 0.9]), np.full((2, 20), -1e6, np.float32))
+    module = "safegen_engines.freeze.freeze"
+    monkeypatch.setattr(f"{module}.measure_ordinary", lambda *_: (ordinary, "images"))
+    monkeypatch.setattr(
+        f"{module}.from_subjects", lambda setup, subjects, at: asked.append(subjects) or (None, seen)
+    )
+    frozen = freeze(Engine.open(name), images, tmp_path / "x", name="x", benign=images)
+    assert asked == [[nothing] * 60]
+    assert (frozen.gate.drawn, frozen.gate.beyond) == (0.25, 0.0)
+    subjects = {"benign_prompts": ["a"] * 20} if nothing == "" else {"benign_labels": [1], "benign_count": 20}
+    frozen = freeze(Engine.open(name), images, tmp_path / "x", name="x", benign=images, **subjects)
+    assert (len(asked), frozen.gate.drawn) == (1, None)
+    freeze(Engine.open(name), images, tmp_path / "x", name="x", benign=images, guard=Paper())
+    assert len(asked) == 1
 
 
 def test_a_third_of_the_benign_images_is_kept_out_of_the_bank_by_lot(

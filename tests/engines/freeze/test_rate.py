@@ -190,6 +190,8 @@ def report(**changes: object) -> GateReport:
         ({"caught": 0.19}, ["opens on 19% of the negation images"]),
         ({"beyond": 0.03}, []),
         ({"beyond": 0.031}, ["3% of the ordinary pictures look more like"]),
+        ({"drawn": 0.2}, []),
+        ({"drawn": 0.21}, ["21% of the pictures that the engine draws of nothing"]),
         ({"beyond": 0.2, "beyond_kind": Kind("boot", 0.6, 25)}, ["does, most of all 'boot' \\(60% of 25\\)"]),
         ({"caught": 0.0, "beyond": 0.5}, ["opens on 0%", "benign images lack what people ask for"]),
     ],
