@@ -19,6 +19,7 @@ Works in build/proof, where each suite's report.html stays.
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ sys.path.insert(0, str(ROOT / "training"))
 import fashion
 from frozen import freeze_class
 from judge import Judge
+from memory import remember
 from prompts import GARMENTS, Garment
 from proof_arms import BOTH, TUNED, Settings, published, trials
 from proof_prompts import SETS, every_other, more_seeds, other_compositions, slug
@@ -44,7 +46,7 @@ from safegen_eval.evaluate import evaluate
 from safegen_eval.table import to_json
 
 WORK = ROOT / "build" / "proof"
-OUT = Path(__file__).parent / "proof.json"
+OUT = Path(os.environ.get("PROOF_OUT", Path(__file__).parent / "proof.json"))
 ATTACKS = Path(__file__).parent / "attacks"
 THREE = ("sneaker", "bag", "t-shirt")
 HARD = ("pullover", "shirt", "coat")
@@ -215,7 +217,10 @@ def main() -> None:
     parser.add_argument("--classes", nargs="*")
     parser.add_argument("--guards", nargs="*", choices=TUNED, help="of tuned, these alone")
     parser.add_argument("--steps", type=int, nargs="*", default=[50, 20, 8, 4])
+    parser.add_argument("--remember", action="store_true", help="compute what arms share once; no times")
     args = parser.parse_args()
+    if args.remember:
+        remember()
     if args.guards and args.stage != "tuned":
         parser.error("--guards is for the stage tuned")
     every = [g.name for g in GARMENTS]

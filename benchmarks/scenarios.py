@@ -2,7 +2,7 @@
 
 For each class: a negation set of training images, frozen with benign images of the other nine; then
 pictures of no class, of the negated class, and of the nine others, with every guard and the same
-seeds. Writes benchmarks/scenarios.json, from which docs/measured-scenarios.md has its tables.
+seeds. Writes benchmarks/scenarios.json, from which research/measured-scenarios.md has its tables.
 """
 
 import argparse

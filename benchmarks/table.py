@@ -1,4 +1,4 @@
-"""Write the tables of proof.json and its like into docs/measured*.md, and draw their chart."""
+"""Write the tables of proof.json and its like into research/measured*.md, and draw their chart."""
 
 import json
 from functools import partial
@@ -24,7 +24,7 @@ from safegen_eval.table import Line
 from tables_apart import copies, high_dimension, scenarios, scenes
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted((ROOT / "docs").glob("measured*.md"))
+PAGES = sorted((ROOT / "research").glob("measured*.md"))
 CHART = ROOT / "docs" / "images" / "guards-sneaker.png"
 
 

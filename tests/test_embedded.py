@@ -66,7 +66,7 @@ def test_the_pixel_model_draws_its_classes_and_without_one(judge: Judge, pixels:
 
 def test_its_default_bundle_removes_what_it_negates(judge: Judge, pixels: Pipeline) -> None:
     pictures = pixels(class_label=7, n=40, guard="ratio", batch_size=40)
-    assert (judge(grey(pictures))[0] == 7).mean() <= 0.10  # docs/measured-scenarios.md has the share over 120
+    assert (judge(grey(pictures))[0] == 7).mean() <= 0.10  # over 120: research/measured-scenarios.md
     others = [g.label for g in GARMENTS if g.label != 7] * 4
     kept = pixels(class_label=others, seed=list(range(36)), guard="ratio", batch_size=36)
     assert sum(p.verdict.opened > 0 for p in kept) <= 2  # asked for 0.5 %; 3 sigma of 36

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from safegen.format.bundle import read_bundle, write_bundle
+from safegen.format.bundle import Bundle, read_bundle, write_bundle
 from safegen.guard.regions import Regions, at_random, cut
 from safegen_engines.build.options import Options
 from safegen_engines.build.source import Export
@@ -83,17 +83,31 @@ def write_regions(path: Path, sides: int, *, anywhere: bool = False) -> Path:
     """The embedded bundle with its banks cut to regions, and a gate that opens on many of them."""
     frozen, regions = read_bundle(EMBEDDED / "default.negation"), Regions(sides, anywhere)
     benign = at_random(frozen.benign, regions, np.random.default_rng(0))
+    negation = cut(frozen.negation, Regions(sides))
+    # as if each image showed the thing alone
+    negation = negation[:: sides**2] if anywhere else negation
     info = msgspec.structs.replace(
         frozen.info,
         regions=sides,
         anywhere=anywhere,
         target_count=len(benign) - 9,
         bandwidth=frozen.info.bandwidth / sides,
-        aim_bandwidth=frozen.info.aim_bandwidth / sides,
     )
-    curves = frozen.calibration._replace(foreseen=frozen.calibration.foreseen - 12.0)
-    negation = cut(frozen.negation, Regions(sides))
-    # as if each image showed the thing alone
-    negation = negation[:: sides**2] if anywhere else negation
-    write_bundle(path, info, negation, benign, gate_axes(negation, benign), curves)
+    gate = frozen.gate._replace(location=frozen.gate.location - 12.0)
+    axes = gate_axes(negation, benign)
+    whole = msgspec.structs.replace(frozen, info=info, negation=negation, benign=benign, axes=axes, gate=gate)
+    return rewrite(path, whole)
+
+
+def rewrite(path: Path, bundle: Bundle) -> Path:
+    """A bundle in memory, sealed again."""
+    write_bundle(
+        path,
+        bundle.info,
+        negation=bundle.negation,
+        benign=bundle.benign,
+        axes=bundle.axes,
+        gate=bundle.gate,
+        density=bundle.density,
+    )
     return path

@@ -5,6 +5,7 @@ package cannot carry the images that its users must never see drawn.
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from safegen.engine.engine import Engine
 from safegen.files import file_sha256
 from safegen.format.manifest import File, StepGraph, read_manifest, write_manifest
 from safegen.format.seal import ZEROS
+from safegen.guard.settings import SIGNABLE
 from safegen_engines.build import fingerprint
 from safegen_engines.graph import step_graph
 
@@ -53,17 +55,44 @@ def ordinary(model: str, negated: int, work: Path) -> list[object]:
     return ["--benign-prompts", work / "prompts.txt"]
 
 
-def renew_step_graphs(engine: Path) -> None:
-    """Write the step graphs again, after a guard's arithmetic changed; all else stays as it is."""
+def images_of(label: int, negation: int, benign_per_class: int, work: Path) -> tuple[Path, Path]:
+    """Folders with the negation images and the benign ones."""
+    images, labels = fashion.load("train")
+    never = write_pngs(images[labels == label][:negation], work / "negation")
+    others = [images[labels == g.label][:benign_per_class] for g in GARMENTS if g.label != label]
+    return never, write_pngs(np.concatenate(others), work / "benign")
+
+
+def freeze(model: str, engine: Path, folders: tuple[Path, Path], work: Path) -> Path:
+    """The default bundle of an embedded model, frozen through an engine of it."""
+    negation, benign = folders
+    label = next(g.label for g in GARMENTS if g.name == NEGATED)
+    out = work / "default.negation"
+    safegen("freeze", negation, "--benign", benign, *ordinary(model, label, work), "-e", engine,
+            "--name", NEGATED, "-o", out, "--batch-size", 64)  # fmt: skip
+    return out
+
+
+def renew_guard(engine: Path, bundle: Path) -> None:
+    """Put another default bundle and the step graphs of today's guards in place; all else stays as it is."""
     manifest = read_manifest(engine)
     shape = Engine.open(engine).latent_shape(manifest.defaults.width, manifest.defaults.height)
-    renewed = step_graph.write(engine, manifest.guards, shape)
-    files = {f.name: File(file_sha256(f), f.stat().st_size) for f in renewed.values()}
-    steps = {guard: StepGraph(file.name) for guard, file in renewed.items()}
-    parts = manifest.parts | {"guard graph": step_graph.digest()}
+    for old in engine.glob("step_*.onnx"):
+        old.unlink()
+    guards = [*SIGNABLE, "off"]
+    renewed = step_graph.write(engine, guards, shape)
+    shutil.copyfile(bundle, engine / manifest.bundle)
+    written = [*renewed.values(), engine / manifest.bundle]
+    files = {f.name: File(file_sha256(f), f.stat().st_size) for f in written}
     others = {name: file for name, file in manifest.files.items() if not name.startswith("step_")}
+    parts = manifest.parts | {
+        "guard graph": step_graph.digest(),
+        "guards": json.dumps(list(SIGNABLE)),
+        "bundle": json.dumps(file_sha256(bundle)),
+    }
     renewed_manifest = msgspec.structs.replace(
-        manifest, digest=ZEROS, steps=steps, files=others | files, parts=parts,
+        manifest, digest=ZEROS, guards=guards, files=others | files, parts=parts,
+        steps={guard: StepGraph(file.name) for guard, file in renewed.items()},
         fingerprint=fingerprint.fingerprint(parts),
     )  # fmt: skip
     write_manifest(engine, renewed_manifest)
@@ -74,33 +103,22 @@ def main() -> None:
     parser.add_argument("model", choices=BUILDS)
     parser.add_argument("--negation", type=int, default=300)
     parser.add_argument("--benign-per-class", type=int, default=120)
-    parser.add_argument("--step-graphs", action="store_true", help="renew these alone")
+    parser.add_argument("--guard", action="store_true", help="renew the bundle and the step graphs alone")
     args = parser.parse_args()
-    if args.step_graphs:
-        renew_step_graphs(MODELS / args.model)
-        return
-    images, labels = fashion.load("train")
     label = next(g.label for g in GARMENTS if g.name == NEGATED)
-    checkpoint, *options = BUILDS[args.model]
-    build = [
-        "build-engine",
-        ROOT / "training" / checkpoint,
-        "--allow-unguarded",
-        "--name",
-        args.model,
-        *options,
-    ]
     with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        negation = write_pngs(images[labels == label][: args.negation], work / "negation")
-        others = [images[labels == g.label][: args.benign_per_class] for g in GARMENTS if g.label != label]
-        benign = write_pngs(np.concatenate(others), work / "benign")
+        work, shipped = Path(scratch), MODELS / args.model
+        folders = images_of(label, args.negation, args.benign_per_class, work)
+        if args.guard:
+            renew_guard(shipped, freeze(args.model, shipped, folders, work))
+            return
+        checkpoint, *options = BUILDS[args.model]
+        folder = ROOT / "training" / checkpoint
+        build = ["build-engine", folder, "--allow-unguarded", "--name", args.model, *options]
         safegen(*build, "-o", work / "first")
-        safegen("freeze", negation, "--benign", benign, *ordinary(args.model, label, work),
-                "-e", work / "first", "--name", NEGATED, "-o", work / "default.negation",
-                "--batch-size", 64)  # fmt: skip
-        built, shipped = work / args.model, MODELS / args.model
-        safegen(*build, "-o", built, "-b", work / "default.negation")
+        bundle = freeze(args.model, work / "first", folders, work)
+        built = work / args.model
+        safegen(*build, "-o", built, "-b", bundle)
         shutil.rmtree(built / ".build")
         shutil.rmtree(shipped, ignore_errors=True)
         shutil.copytree(built, shipped)

@@ -109,11 +109,11 @@ def _figures(part: Built) -> dict[str, Any]:
 
 
 def _guards(text: str | None) -> tuple[str, ...]:
-    from safegen.guard.settings import GUARDS
+    from safegen.guard.settings import SIGNABLE
 
-    names = tuple(n.strip() for n in text.split(",")) if text is not None else GUARDS
-    for wrong in (n for n in names if n not in GUARDS):
-        raise UsageError(f"guard is {wrong!r}; known are {', '.join(GUARDS)}.")
+    names = tuple(n.strip() for n in text.split(",")) if text is not None else SIGNABLE
+    for wrong in (n for n in names if n not in SIGNABLE):
+        raise UsageError(f"guard is {wrong!r}; an engine carries {', '.join(SIGNABLE)}.")
     return names
 
 

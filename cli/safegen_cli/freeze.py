@@ -29,7 +29,7 @@ def freeze(
     regions: Annotated[int, typer.Option(help="Regions a side that the guard judges one by one: 2 or 4 for pictures of several things. Needs --benign.")] = 1,
     anywhere: Annotated[bool, typer.Option("--anywhere", help="With --regions: the negation images show the thing alone, and it is looked for anywhere in the picture, as large as a region.")] = False,
     guard: Annotated[str, typer.Option(help="The bundle's guard.")] = "ratio",
-    false_positive_rate: Annotated[float | None, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open. Left out: 0.005; 0.002 where 500 ordinary prompts tell it and the gate still opens on three quarters of the negation images; up to 0.02 where it would open on fewer than a fifth.")] = None,
+    false_positive_rate: Annotated[float | None, typer.Option(min=0.0001, max=0.5, help="Share of ordinary pictures on which ratio's gate may open; 0.005 if left out, or the lowest that so few ordinary pictures can tell.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at a time.")] = 8,
     as_json: Json = False,
@@ -91,7 +91,7 @@ def freeze(
 
 
 def _settings(guard: str, false_positive_rate: float | None) -> Settings | None:
-    """The bundle's guard; None is ``ratio`` at the rate that freeze finds it to need."""
+    """The bundle's guard; None is ``ratio`` at the usual rate."""
     from safegen.guard.settings import Ratio, parse_guard
 
     settings = parse_guard(guard)
@@ -124,23 +124,32 @@ def _say_banks(frozen: Frozen, drawn: int | None) -> None:
 
 
 def _say_gate(frozen: Frozen, judged: str) -> None:
-    """How often the gate opens on what is ordinary, and on what is negated."""
-    from safegen_engines.freeze.rate import ENOUGH, can_tell
+    """What the gate's rate promises, and what it catches."""
+    from safegen_engines.freeze.rate import warnings
 
-    if frozen.gate is None:
+    gate = frozen.gate
+    if gate is None:
         return
-    rate = frozen.gate.rate
     say(
-        f"  the gate may open on {100 * rate:g} % of ordinary pictures; as they are, {frozen.gate.caught:.0%} of the"
-        " negation images open it (a prompt that asks for them makes them plainer)"
+        f"  the gate may open on {100 * gate.rate:g} % of ordinary pictures: {gate.expected:.2%} on average, at"
+        f" most {gate.bound:.2%} in 95 of 100 freezes of {frozen.judged} {judged}"
     )
-    if frozen.gate.caught < ENOUGH:
-        say(
-            "  warning: that is few. Unless no two of the images have much in common, what they show will often"
-            " be drawn; give more of them, or such on which it lies in the same place."
+    say(
+        f"  set on one half of them it opens on {gate.false_alarms:.2%} of the other half"
+        + (
+            f"; worst kind {gate.worst.name!r}: {gate.worst.share:.1%} of {gate.worst.pictures}"
+            if gate.worst
+            else ""
         )
-    if not can_tell(frozen.judged, rate):
+    )
+    say(
+        f"  as they are, {gate.caught:.0%} of the negation images open it (a prompt that asks for them makes them"
+        " plainer)"
+    )
+    if gate.drawn is not None:
         say(
-            f"  warning: {frozen.judged} {judged} cannot tell a rate of {rate:g};"
-            f" expect up to {1 / (frozen.judged + 1):.3f}. Give more of them."
+            "  nobody named ordinary prompts or labels: what people ask for was not looked at."
+            " --benign-prompts does that"
         )
+    for line in warnings(gate):
+        say(f"  warning: {line}")

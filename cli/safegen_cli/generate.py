@@ -251,6 +251,6 @@ def _sentence(picture: Picture) -> str:
         return f"  guard {verdict.guard}: did not look at any step"
     return (
         f"  guard {verdict.guard}: gate open at {verdict.opened} of {verdict.steps} steps, corrected at"
-        f" {verdict.corrected},{f' leaned away at {verdict.leaned},' if verdict.leaned else ''} strongest"
+        f" {verdict.corrected}, strongest"
         f" evidence {verdict.strongest_evidence:+.2f}, nearest reference {verdict.nearest_reference}"
     )

@@ -121,7 +121,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "digest": bundle.digest,
         "bytes": path.stat().st_size,
         **msgspec.to_builtins(bundle.info),
-        "held_out_benign": bundle.calibration.benign.shape[1] // bundle.info.regions**2,
+        "ordinary_pictures": len(bundle.gate.scores),
     }
 
 

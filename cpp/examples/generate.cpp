@@ -111,8 +111,7 @@ Json record_of(const std::string& file, const safegen::Verdict& verdict) {
                  {"guard", verdict.guard},
                  {"steps", verdict.steps},
                  {"opened", verdict.opened},
-                 {"corrected", verdict.corrected},
-                 {"leaned", verdict.leaned}};
+                 {"corrected", verdict.corrected}};
   if (verdict.strongest_evidence) {
     record["strongest_evidence"] = *verdict.strongest_evidence;
     record["nearest_reference"] = *verdict.nearest_reference;
@@ -145,7 +144,7 @@ int run(int argc, char** argv) {
     records.push_back(record_of(file, verdict));
     if (!arguments.json)
       std::cout << file << "\n  guard " << verdict.guard << ": gate open at " << verdict.opened << " of " << verdict.steps
-                << " steps, picture changed at " << verdict.corrected << std::endl;
+                << " steps, corrected at " << verdict.corrected << std::endl;
     return true;
   };
   const auto on_step = [&](std::size_t, std::size_t) {

@@ -78,7 +78,7 @@ safegen::Request request_of(const safegen_request& fields) {
 }
 
 safegen_verdict verdict_of(const safegen::Verdict& verdict) {
-  return {verdict.guard.c_str(), verdict.steps, verdict.opened, verdict.corrected, verdict.leaned, verdict.strongest_evidence.has_value(),
+  return {verdict.guard.c_str(), verdict.steps, verdict.opened, verdict.corrected, verdict.strongest_evidence.has_value(),
           verdict.strongest_evidence.value_or(0.0f), verdict.nearest_reference.value_or(-1)};
 }
 

@@ -54,6 +54,14 @@ TEST_CASE("tensors lie within their file") {
   for (const auto& header : {one("[2]", "[0,12]"), one("[3]", "[0,8]"), one("[2]", "[8,0]"), one("[-2]", "[0,8]"),
                              one("[4611686018427387904,4]", "[0,8]"), std::string("[]"), std::string("{")})
     CHECK_THROWS(parse_safetensors(safetensors(header, body)));
+  const std::string two = R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})";
+  CHECK(parse_safetensors(safetensors(two, body)).tensors.size() == 2);
+  for (const char* place : {"[0,4]", "[2,6]"}) {  // read twice; a tail that nothing reads
+    std::string odd = two;
+    odd.replace(odd.find("[4,8]"), 5, place);
+    CHECK_THROWS(parse_safetensors(safetensors(odd, body)));
+  }
+  CHECK_THROWS(parse_safetensors(safetensors(two, body + "more")));
   CHECK_THROWS(parse_safetensors("short"));
   CHECK_THROWS(parse_safetensors(std::string("\xff\xff\xff\xff\xff\xff\xff\xff{}", 10)));
 }
@@ -71,12 +79,13 @@ TEST_CASE("whole numbers are written as such, and fit") {
   }
   for (const char* text : {"-1", "1e30"}) CHECK_THROWS(read(text).get<std::uint64_t>());
   CHECK_THROWS(read("[1, 2e30, 3]").get<std::array<std::int64_t, 3>>());
+  for (const char* text : {"true", "\"1\"", "null"}) CHECK_THROWS(read(text).get<double>());
 }
 
 TEST_CASE("what is not finite is in no bank and no curve") {
-  CHECK(finite({1, -2}).size() == 2);
+  CHECK(finite<float>({1, -2}).size() == 2);
   for (const float odd : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), std::nanf("")})
-    CHECK_THROWS(finite({1, odd}));
+    CHECK_THROWS(finite<float>({1, odd}));
 }
 
 TEST_CASE("noise is that of the Python package") {
@@ -88,19 +97,28 @@ TEST_CASE("noise is that of the Python package") {
   CHECK(std::equal(five.begin(), five.end(), eight.begin()));
 }
 
-TEST_CASE("quantiles and curves are NumPy's") {
-  CHECK(quantile({4, 1, 3, 2}, 0.9) == doctest::Approx(3.7));
-  CHECK(quantile({5}, 0.3) == 5.0);
-  const std::vector<float> known = {-1, 0, 2};
-  const std::vector<double> curve = {10, 20, 40};
+TEST_CASE("curves are NumPy's") {
+  const std::vector<double> known = {-1, 0, 2}, curve = {10, 20, 40};
   CHECK(interpolate(-9, known, curve) == 10);
-  CHECK(interpolate(-0.5, known, curve) == doctest::Approx(15));
-  CHECK(interpolate(1, known, curve) == doctest::Approx(30));
-  CHECK(interpolate(std::numeric_limits<double>::infinity(), known, curve) == 40);
+  CHECK(interpolate(-0.5, known, curve) == 15);
+  CHECK(interpolate(0, known, curve) == 20);
+  CHECK(interpolate(1, known, curve) == 30);
+  for (const double beyond : {2.0, 9.0, std::numeric_limits<double>::infinity()}) CHECK(interpolate(beyond, known, curve) == 40);
+  CHECK(interpolate(-std::numeric_limits<double>::infinity(), known, curve) == 10);
+  for (const double at : {-1.0, 0.0, 1.0}) CHECK(interpolate(at, {0}, {7}) == 7);
+}
+
+TEST_CASE("the rank of a rate is that of split conformal prediction") {
+  CHECK(conformal_rank(199, 0.005) == 199);
+  CHECK(conformal_rank(198, 0.005) == 198);  // too few: the highest
+  CHECK(conformal_rank(39, 0.7) == 12);      // 40 * 0.3 is a hair above 12
+  CHECK(conformal_rank(10, 0.0) == 10);
+  CHECK(conformal_rank(10, 1.0) == 1);
+  CHECK(conformal_rank(1, 0.5) == 1);
 }
 
 TEST_CASE("regions lie where Python has them") {
-  // the same table is in tests/runtime/test_regions.py
+  // the same table is in tests/runtime/guard/test_regions.py
   const std::vector<std::array<std::int64_t, 3>> known = {{4, 4, 4},    {8, 4, 7},    {64, 2, 33},   {100, 2, 51}, {128, 2, 33},
                                                           {132, 2, 34}, {192, 2, 33}, {260, 4, 196}, {512, 4, 97}};
   for (const auto& [length, sides, count] : known) {
@@ -114,29 +132,33 @@ TEST_CASE("guards are named as in Python") {
   CHECK(parse_guard("ratio").at("mode") == "ratio");
   CHECK_THROWS_AS(parse_guard("nothing"), Error);
   CHECK_THROWS_AS(parse_guard("ratio:nudity"), Error);
+  for (const char* rival : {"theorem", "spell", "sgf", "bank-mean", "renoise-only"}) {
+    try {
+      parse_guard(rival);
+      CHECK(false);
+    } catch (const Error& error) {
+      CHECK(error.code() == Code::guard);
+      CHECK(std::string(error.what()).find(std::string(rival) + "' is for research and runs in the Python package alone") != std::string::npos);
+    }
+    CHECK_THROWS_AS(check_settings({{"mode", rival}}), Error);
+  }
   const Table table{{Row{999, 1, 1, 0, 1, 0, 0, 0, 0.6, 0.8}}};
   CHECK(open_guard({{"mode", "off"}}, nullptr, table).steps.size() == 1);
   CHECK_THROWS_AS(open_guard({{"mode", "ratio"}}, nullptr, table), Error);
-  Bundle one;
-  one.calibration = {{0}, {1, 1, {0}}, {1, 1, {0}}, {0}, {1, 1, {0}}};
-  for (const double quantile : {0.0, 1.0})
-    CHECK(open_guard({{"mode", "paper"}, {"quantile", quantile}}, &one, table).steps.size() == 1);
-  // 0 is a number, too, and not worked out from the bank
-  CHECK(open_guard({{"mode", "sgf"}, {"gamma", 0}}, &one, table).steps[0].numbers[0] == 0.0);
 }
 
 TEST_CASE("a bundle's guard has settings that this version knows, of the kind and range that they have") {
   const auto read = [](const char* text) { return Json::parse(text); };
   for (const char* text : {R"({"mode": "off"})", R"({"mode": "ratio", "false_positive_rate": 0, "repulsion": -1.5})",
-                           R"({"mode": "paper", "quantile": 1})", R"({"mode": "sgf", "gamma": null})",
-                           R"({"mode": "official", "gate": false, "first_steps": 12})", R"({"mode": "spell", "radius": 0.5})"})
+                           R"({"mode": "paper", "quantile": 1})", R"({"mode": "official", "first_steps": null, "sd3": true})",
+                           R"({"mode": "official", "gate": false, "first_steps": 12})"})
     check_settings(read(text));
   for (const char* text :
        {"null", "[]", "{}", R"({"mode": 5})", R"({"mode": null})", R"({"mode": "stronger"})", R"({"mode": "off", "strength": 2})",
         R"({"mode": "ratio", "repulsion": null})", R"({"mode": "ratio", "repulsion": "1"})", R"({"mode": "ratio", "repulsion": true})",
         R"({"mode": "ratio", "false_positive_rate": -0.1})", R"({"mode": "ratio", "false_positive_rate": null})",
-        R"({"mode": "paper", "quantile": 1.1})", R"({"mode": "paper", "quantile": 1e30})", R"({"mode": "theorem", "w_max": 0})",
+        R"({"mode": "paper", "quantile": 1.1})", R"({"mode": "paper", "quantile": 1e30})", R"({"mode": "paper", "w_max": 0})",
         R"({"mode": "official", "gate": 0})", R"({"mode": "official", "first_steps": 1e30})", R"({"mode": "official", "first_steps": 1.5})",
-        R"({"mode": "official", "bandwidth": -1})", R"({"mode": "spell", "radius": "near"})"})
+        R"({"mode": "official", "bandwidth": -1})", R"({"mode": "official", "unit_x0": true})"})
     CHECK_THROWS(check_settings(read(text)));
 }

@@ -259,28 +259,6 @@ TEST_CASE("progress counts the steps and can stop them") {
   CHECK(reached == 3);
 }
 
-TEST_CASE("a gate that was open and changed nothing is told from one that changed the picture") {
-  const std::vector<float> evidence = {-1, 1, -0.5f, 2, -1}, weight = {0, 1, 0, 0, 0.5f};
-  const auto verdict = [&](const char* mode) {
-    const Job job{{std::vector<Row>(evidence.size(), Row{500, 1, 1, 0, 1, 0, 0, 0, 0.6, 0.8})}, {mode, {}}, 1.0, {}};
-    std::vector<Verdict> verdicts(1);
-    verdicts[0].guard = mode;
-    for (std::size_t i = 0; i < evidence.size(); ++i) {
-      Tensors outputs;
-      outputs.emplace("value", host_tensor<float>({1}, {evidence[i]}));
-      outputs.emplace("weight", host_tensor<float>({1}, {weight[i]}));
-      outputs.emplace("nearest", host_tensor<std::int64_t>({1}, {7}));
-      add_step(job, i, outputs, verdicts);
-    }
-    return verdicts[0];
-  };
-  const Verdict latched = verdict("ratio"), plain = verdict("paper");
-  CHECK(latched.opened == 4);  // once open, ratio's gate stays open
-  CHECK(plain.opened == 2);
-  CHECK((latched.corrected == 2 && plain.corrected == 2));
-  CHECK(*latched.strongest_evidence == 2.0f);
-}
-
 TEST_CASE("a provider that is not here is never replaced by the CPU") {
   const auto refused = thrown([] { Pipeline pipeline(models() / "fashion", {}, {Provider::rtx}); });
   CHECK(refused.first == static_cast<int>(Code::engine));

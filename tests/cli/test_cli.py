@@ -224,8 +224,7 @@ def test_freeze_inspect_and_contact_sheet(tmp_path: Path, picture_folder: Path) 
     content = json.loads(shown.stdout)
     assert content["digest"] == frozen["digest"]
     assert content["negation_count"] == 12
-    assert frozen["gate"]["rate"] == 0.02  # both sides show the same: as many false alarms as there may be
-    assert content["guard"]["false_positive_rate"] == 0.02
+    assert content["guard"]["false_positive_rate"] == frozen["gate"]["rate"] == 0.2  # of four pictures
     assert Image.open(tmp_path / "sheet.png").width == 12 * 34 - 2
     fails("inspect", "x.negation", "--contact-sheet", "sheet", code=2, word="name it sheet.png", cwd=tmp_path)
     fails("freeze", *both, "-o", "y.negation", "--guard", "paper", "--false-positive-rate", 0.01, code=2,
@@ -234,12 +233,19 @@ def test_freeze_inspect_and_contact_sheet(tmp_path: Path, picture_folder: Path) 
     assert json.loads(drawn.stdout)[0]["bundle"] == frozen["digest"]
 
 
-def test_freeze_warns_when_the_rate_cannot_be_told(tmp_path: Path, picture_folder: Path) -> None:
-    """And when its gate will stay shut: both sides show the same."""
-    never = (picture_folder, "--benign", picture_folder, "-o", "x.negation")
-    done = run("freeze", *never, "--false-positive-rate", "0.005", cwd=tmp_path)
-    assert "4 pictures cannot tell a rate of 0.005" in done.stderr
-    assert "what they show will often be drawn" in done.stderr
+def test_freeze_refuses_a_rate_that_cannot_be_told_and_says_what_a_gate_misses(
+    tmp_path: Path, picture_folder: Path
+) -> None:
+    """Both sides show the same, so that the gate stays shut."""
+    (tmp_path / "asked.txt").write_text("a coat\na bag\na dress\na boot\n")
+    never = ("freeze", picture_folder, "--benign", picture_folder, "-o", "x.negation")
+    never += ("--benign-prompts", "asked.txt")
+    fails(*never, "--false-positive-rate", "0.005", code=2, cwd=tmp_path,
+          word="4 ordinary pictures cannot tell a rate of 0.005; give at least 199, or ask for")  # fmt: skip
+    assert not (tmp_path / "x.negation").exists()
+    said = run(*never, cwd=tmp_path).stderr
+    assert "may open on 20 % of ordinary pictures: 20.00% on average, at most 52.71% in 95 of 100" in said
+    assert "what they show will often be drawn" in said
 
 
 def test_bench_times_every_component() -> None:

@@ -14,8 +14,7 @@ import tiny
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from safegen.format.bundle import read_bundle, write_bundle
-from safegen.guard.gate import Calibration
-from safegen.guard.settings import Official, Paper, Ratio, Sgf, Spell
+from safegen.guard.settings import Official, Paper, Ratio, Theorem
 
 pytestmark = pytest.mark.slow
 SECONDS = 5
@@ -33,13 +32,13 @@ def fuzzers(configure, clang: Path | None) -> Path:
 def bundles(corpus: Path) -> None:
     """Four images a bank: ten times as many runs as from a whole one."""
     frozen = read_bundle(tiny.EMBEDDED / "default.negation")
-    curves = Calibration(*(c if c.ndim == 1 else c[:, :4] for c in frozen.calibration))
-    for guard in (Ratio(), Paper(), Official(first_steps=12), Spell(), Sgf()):
+    banks = {"negation": frozen.negation[:4], "benign": frozen.benign[:4], "axes": frozen.axes}
+    for guard in (Ratio(), Paper(), Official(first_steps=12), Official(gate=False, sd3=True), Theorem()):
         info = msgspec.structs.replace(
             frozen.info, negation_count=4, benign_count=4, target_count=4, guard=guard
         )
-        path = corpus / f"{guard.mode}.negation"
-        write_bundle(path, info, frozen.negation[:4], frozen.benign[:4], frozen.axes, curves)
+        path = corpus / f"{guard.mode}-{len(list(corpus.iterdir()))}.negation"
+        write_bundle(path, info, **banks, gate=frozen.gate, density=frozen.density)
 
 
 def unigram(corpus: Path) -> None:

@@ -20,9 +20,8 @@ from PIL import Image
 
 from safegen import Pipeline, Verdict
 from safegen.errors import SafegenError, UsageError
-from safegen.format.bundle import write_bundle
-from safegen.guard.gate import Calibration
-from safegen.guard.settings import GUARDS, OFFICIAL_PRESETS, Official, Paper, Ratio, Theorem
+from safegen.format.bundle import BANKS, write_bundle
+from safegen.guard.settings import OFFICIAL_PRESETS, RIVALS, SIGNABLE, Ratio
 
 pytestmark = pytest.mark.slow
 
@@ -40,31 +39,30 @@ ASKED = {
 
 
 def counts_of(record: dict[str, Any]) -> tuple[int, ...]:
-    return record["opened"], record["corrected"], record["leaned"]
+    return record["opened"], record["corrected"]
 
 
 def counts_of_verdict(verdict: Verdict) -> tuple[int, ...]:
-    return verdict.opened, verdict.corrected, verdict.leaned
+    return verdict.opened, verdict.corrected
 
 
-@pytest.mark.parametrize("guard", [*GUARDS, "off", *(f"official:{preset}" for preset in OFFICIAL_PRESETS)])
+PRESETS = [f"official:{preset}" for preset in OFFICIAL_PRESETS if preset != "sd3-nudity"]
+
+
+@pytest.mark.parametrize("guard", [*SIGNABLE, "off", *PRESETS])
 @pytest.mark.parametrize("name", ASKED)
 def test_the_same_picture_with_every_guard(sanitized: Path, tmp_path: Path, name: str, guard: str) -> None:
-    """Within a shade of Python's.
-
-    Sums run in another order here. The pixel model, in fp16, makes 1e-3 of that, and the guard ``theorem``,
-    which has no gate, up to four times as much at each step: two steps are compared there.
-    """
-    steps = 2 if (name, guard) == ("pixels", "theorem") else 8
+    """Within a shade of Python's, though sums run in another order here."""
     pipeline, (asked, options) = Pipeline.load(name), ASKED[name]
     for seed in (3, 4):
-        theirs = pipeline(**asked, seed=seed, steps=steps, guard=guard)[0]
+        theirs = pipeline(**asked, seed=seed, steps=8, guard=guard)[0]
         ours, record = draw(sanitized, tiny.EMBEDDED.parent / name, tmp_path / "x.png", *options,
-                            "--seed", seed, "--steps", steps, "--guard", guard)  # fmt: skip
+                            "--seed", seed, "--steps", 8, "--guard", guard)  # fmt: skip
         assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
         assert counts_of(record) == counts_of_verdict(theirs.verdict)
         if theirs.verdict.strongest_evidence is not None:
             assert record["strongest_evidence"] == pytest.approx(theirs.verdict.strongest_evidence, rel=0.02)
+            assert {"file", *theirs.verdict.summary()} == set(record)
 
 
 @pytest.mark.parametrize(
@@ -85,14 +83,13 @@ def test_the_same_picture_however_it_is_asked_for(sanitized: Path, tmp_path: Pat
 
 
 def test_the_same_picture_of_few_steps(sanitized: Path, tmp_path: Path) -> None:
-    """Where a picture in doubt is leaned away, and where an open gate has a sharper target."""
     for prompt, seed in (("a photo of an ankle boot", 11), ("a photo of a sneaker", 3)):
         theirs = Pipeline.load()(prompt, seed=seed, steps=4)[0]
         ours, record = draw(sanitized, tiny.EMBEDDED, tmp_path / "x.png", "-p", prompt, "--seed", seed,
                             "--steps", 4)  # fmt: skip
         assert np.abs(ours - np.asarray(theirs.image)).max() <= 1
         assert counts_of(record) == counts_of_verdict(theirs.verdict)
-        assert record["corrected"] + record["leaned"] > 0
+    assert record["corrected"] > 0
 
 
 def test_the_same_pictures_in_batches(sanitized: Path, tmp_path: Path) -> None:
@@ -138,7 +135,8 @@ def test_a_guard_named_alone_has_the_bundles_settings(sanitized: Path, tmp_path:
     frozen = Pipeline.load().bundle
     info = msgspec.structs.replace(frozen.info, guard=Ratio(repulsion=4.0))
     signed = tmp_path / "x.negation"
-    write_bundle(signed, info, frozen.negation, frozen.benign, frozen.axes, frozen.calibration)
+    banks = {name: getattr(frozen, name) for name in BANKS}
+    write_bundle(signed, info, **banks, gate=frozen.gate, density=frozen.density)
     theirs = Pipeline.load("fashion", signed)("a sneaker", seed=3, steps=4)[0]
     plain = Pipeline.load()("a sneaker", seed=3, steps=4)[0]
     ours, _ = draw(sanitized, tiny.EMBEDDED, tmp_path / "x.png", "-p", "a sneaker", "-b", signed,
@@ -191,10 +189,11 @@ def test_errors_are_those_of_python(sanitized: Path, tmp_path: Path) -> None:
          (text, "-p", "x", "-b", foreign)),
         (lambda: Pipeline.load("fashion", missing),
          (text, "-p", "x", "-b", missing)),
-        (lambda: Pipeline.load("fashion", quarters)("x", guard="theorem"),
-         (text, "-p", "x", "-b", quarters, "--guard", "theorem")),
+        (lambda: Pipeline.load("fashion", quarters)("x", guard="paper"),
+         (text, "-p", "x", "-b", quarters, "--guard", "paper")),
+        (lambda: fashion("x", guard="official:sd3-nudity"),
+         (text, "-p", "x", "--guard", "official:sd3-nudity")),
         (lambda: fashion(None), (text,)),
-        (lambda: fashion("x", guard="nothing"), (text, "-p", "x", "--guard", "nothing")),
         (lambda: fashion("x", guard="ratio:a"), (text, "-p", "x", "--guard", "ratio:a")),
         (lambda: fashion("x", guidance_scale=-1.5), (text, "-p", "x", "--guidance", "-1.5")),
         (lambda: fashion("x", negative_prompt="y", guidance_scale=1.0),
@@ -212,39 +211,17 @@ def test_errors_are_those_of_python(sanitized: Path, tmp_path: Path) -> None:
         assert (said.returncode, said.stderr) == refused(ours)
 
 
-ODD: dict[str, dict[str, Any]] = {
-    "an infinite reference": {"negation": np.inf},
-    "axes that are no numbers": {"axes": np.nan},
-    "a threshold that is no number": {"foreseen": np.nan},
-    "levels that are no numbers": {"log_snr": np.nan},
-    "a quantile beyond its curve": {"guard": Paper(quantile=2.0)},
-    "a cap of nothing": {"guard": Theorem(w_max=0.0)},
-    "no rate": {"guard": Ratio(false_positive_rate=None)},
-    "a scale that is a word": {"guard": Official(scale="strong")},
-}
-
-
-@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
-def test_a_bundle_out_of_range_is_refused_as_in_python(
-    sanitized: Path, tmp_path: Path, change: dict[str, Any]
-) -> None:
-    """With the same exit code, before anything is drawn: a threshold that is no number opens no gate."""
-    frozen, path = Pipeline.load().bundle, tmp_path / "odd.negation"
-
-    def changed(name: str, numbers: np.ndarray) -> np.ndarray:
-        return np.full_like(numbers, change[name]) if name in change else numbers
-
-    banks = [changed(name, getattr(frozen, name)) for name in ("negation", "benign", "axes")]
-    curves = Calibration(*map(changed, Calibration._fields, frozen.calibration))
-    info = msgspec.structs.replace(frozen.info, guard=change.get("guard", frozen.info.guard))
-    write_bundle(path, info, *banks, curves)
+@pytest.mark.parametrize("guard", [*RIVALS, "nothing"])
+def test_guards_that_python_alone_has_are_named(sanitized: Path, guard: str) -> None:
     said = subprocess.run(
-        [sanitized / "safegen-generate", tiny.EMBEDDED, "-p", "x", "-b", path], capture_output=True, text=True
+        [sanitized / "safegen-generate", tiny.EMBEDDED, "-p", "x", "--guard", guard],
+        capture_output=True,
+        text=True,
     )
-    code, ours = refused(lambda: Pipeline.load("fashion", path))
-    assert said.returncode == code
-    assert re.fullmatch(rf"error: {re.escape(str(path))}: .*(not finite|the guard \w+ has ).*\n", said.stderr)
-    assert str(path) in ours
+    known = "ratio, paper, official, off.\n"
+    rival = f"the guard '{guard}' is for research and runs in the Python package alone; this host draws with"
+    expected = (2, "guard is 'nothing'; known are") if guard == "nothing" else (1, rival)
+    assert (said.returncode, said.stderr) == (expected[0], f"error: {expected[1]} {known}")
 
 
 def test_bench_shows_both_hosts(sanitized: Path) -> None:

@@ -88,7 +88,7 @@ struct Request {
 struct Watch {
   std::size_t step;
   double timestep, log_snr;
-  float evidence, weight;  ///< the gate opens above 0; the strength is 0 where it stayed shut, below 0 where it leaned
+  float evidence, weight;  ///< the gate opens above 0; the strength is 0 where it stayed shut
   std::int64_t nearest;    ///< index of the reference that counts most
 };
 
@@ -98,7 +98,6 @@ struct Verdict {
   std::size_t steps = 0;
   std::size_t opened = 0;     ///< at so many of them the gate was open: evidence above 0 or, with ratio, at a step before
   std::size_t corrected = 0;  ///< at so many the guard changed the picture: weight above 0
-  std::size_t leaned = 0;     ///< at so many a picture in doubt was leaned away, the gate shut
   std::optional<float> strongest_evidence;
   std::optional<std::int64_t> nearest_reference;  ///< at the step of the strongest evidence
   std::vector<Watch> trace;                       ///< the steps at which the guard looked

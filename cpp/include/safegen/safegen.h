@@ -69,7 +69,6 @@ typedef struct {
   size_t steps;
   size_t opened;             /* at so many of them the gate was open: evidence above 0 or, with ratio, at a step before */
   size_t corrected;          /* at so many the guard changed the picture: weight above 0 */
-  size_t leaned;             /* at so many a picture in doubt was leaned away, the gate shut */
   int looked;                /* 0 where the guard looked at no step; the next two then mean nothing */
   float strongest_evidence;  /* the gate opens above 0 */
   int64_t nearest_reference; /* at the step of the strongest evidence */

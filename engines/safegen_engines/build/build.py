@@ -79,7 +79,7 @@ def build(
     manifest = _complete(checkpoint, source, out, options, components, target, progress)
     write_manifest(out, manifest)
     _clean(work, checkpoint, options)
-    return manifest
+    return read_manifest(out)
 
 
 def _complete(

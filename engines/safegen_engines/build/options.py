@@ -14,7 +14,7 @@ from safegen.errors import EngineError, SafegenError, UsageError
 from safegen.files import file_sha256
 from safegen.format.bundle import read_bundle
 from safegen.format.manifest import FILE_NAME, TENSORRT, read_manifest
-from safegen.guard.settings import GUARDS
+from safegen.guard.settings import SIGNABLE
 from safegen.machine import gpu
 from safegen_engines.build import fingerprint
 from safegen_engines.build.target import Target, check_machine, check_version, find_target, runs_fp8
@@ -40,7 +40,7 @@ class Options:
     strip_weights: bool = False
     """Compiled engines without weights, which they take from a graph beside them."""
     allow_unguarded: bool = False
-    guards: tuple[str, ...] = GUARDS
+    guards: tuple[str, ...] = SIGNABLE
     name: str | None = None
     steps: int | None = None
     guidance_scale: float | None = None

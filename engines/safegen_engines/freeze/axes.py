@@ -12,7 +12,7 @@ ROWS = 2048
 
 
 def gate_axes(negation: NDArray[np.float16], benign: NDArray[np.float16]) -> NDArray[np.float16]:
-    """The axes of :class:`safegen.guard.bank.Measure` for two banks, (K, D), K at most :data:`MOST`.
+    """The axes of :class:`safegen.guard.bank.Metric` for two banks, (K, D), K at most :data:`MOST`.
 
     The banks' pooled covariance C, each bank about its own mean, has eigenvectors v_k with eigenvalues
     l_k. Distances by the inverse of C (Mahalanobis; Fisher's discriminant) would divide by l_k; shrunk

@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 from safegen.engine.engine import Engine
 from safegen.errors import BundleError, UsageError
 from safegen.files import check_place
-from safegen.format.bundle import BundleInfo, read_bundle, write_bundle
-from safegen.guard.gate import Calibration, thresholds
-from safegen.guard.regions import Regions, cut, strongest_foreseen
+from safegen.format.bundle import Bundle, BundleInfo, read_bundle, write_bundle
+from safegen.guard.gate import Gate, fit_gate, thresholds
+from safegen.guard.regions import Regions, cut, strongest_evidence
 from safegen.guard.settings import Ratio, Settings
 from safegen_engines.freeze.images import encode_files
-from safegen_engines.freeze.ordinary import Report, check_subjects, from_latents, measure_ordinary, plainer
-from safegen_engines.freeze.rate import can_tell
+from safegen_engines.freeze.ordinary import (
+    Report,
+    Setup,
+    check_subjects,
+    from_latents,
+    measure_ordinary,
+    plainer,
+)
+from safegen_engines.freeze.rate import can_tell, opened_by_others
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 WIDTHS = (1.0, 0.5, 0.7, 1.4, 2.0)
@@ -59,18 +66,29 @@ class Recalibrated:
     """Negation images left out of the measurement, since they are in the bank."""
 
 
+@dataclass(frozen=True)
+class Ordinary:
+    """What the gate must let pass."""
+
+    benign: Sequence[Path] = ()
+    """Ordinary images, not those of the bundle; noised and judged as the negation images are."""
+    benign_prompts: Sequence[str] = ()
+    """Ordinary prompts, in the place of images: closer to what users draw."""
+    benign_labels: Sequence[int] = ()
+    """Ordinary labels of a model of classes, beside the images: as many pictures again."""
+    batch_size: int = 8
+    """Images encoded, and pictures drawn, at a time."""
+
+
 def recalibrate(
     engine: Engine,
     bundle: Path,
     negation: Sequence[Path],
     out: Path,
     *,
-    benign: Sequence[Path] = (),
-    benign_prompts: Sequence[str] = (),
-    benign_labels: Sequence[int] = (),
     rate: float,
-    batch_size: int = 8,
     report: Report = lambda what, done, total: None,
+    **chosen: Any,
 ) -> Recalibrated:
     """Choose bandwidth and threshold of ``ratio``'s gate for a rate of false alarms; write a new bundle.
 
@@ -85,65 +103,78 @@ def recalibrate(
             them (:func:`safegen_engines.freeze.ordinary.from_latents`): a prompt that asks for them makes
             them plainer.
         out: the new .negation file.
-        benign: ordinary images, not those of the bundle; judged in the same way.
-        benign_prompts: ordinary prompts, in the place of images: closer to what users draw.
-        benign_labels: ordinary labels of a model of classes, beside the images: as many pictures again.
         rate: share of ordinary pictures on which the gate may open, above 0 to 0.5.
-        batch_size: images encoded, and pictures drawn, at a time.
         report: progress.
+        chosen: of :class:`Ordinary`.
 
     Raises:
         UsageError: too few images, a rate that so few cannot tell, or no place to write to.
         BundleError: the bundle is of another autoencoder.
     """
+    pictures = Ordinary(**chosen)
     check_place(out)
     frozen = read_bundle(bundle)
+    setup = Setup(engine, frozen.info.image_size, pictures.batch_size, report)
     if frozen.info.latent_space != engine.manifest.latent_space.id:
         raise BundleError(f"{bundle}: frozen through another autoencoder; name its engine with -e.")
     if not 0 < rate <= 0.5:
         raise UsageError(f"the rate is {rate:g}; it goes from above 0 to 0.5.")
-    check_subjects(engine, benign_prompts, benign_labels)
-    size, bank, regions = frozen.info.image_size, frozen.bank(), frozen.info.layout
-    unsafe, _ = encode_files(engine, negation, size, "negation images", False, batch_size, report)
+    check_subjects(engine, pictures.benign_prompts, pictures.benign_labels)
+    bank, regions = frozen.bank(), frozen.info.layout
+    unsafe, _ = encode_files(setup, negation, "negation images")
     fresh = _not_in(unsafe, frozen.negation, regions)
+    latents = _ordinary_latents(setup, pictures, frozen)
+    _check_counts(len(pictures.benign_prompts) or len(latents), int(fresh.sum()), rate)
     widths = [frozen.info.bandwidth * width for width in WIDTHS]
 
     def evidence(x0: NDArray[Any]) -> NDArray[Any]:
-        return np.stack([strongest_foreseen(x0, bank, h, regions) for h in widths], axis=-1)
+        return np.stack([strongest_evidence(x0, bank, h, regions) for h in widths], axis=-1)
 
-    latents = frozen.benign[:0]
-    if not benign_prompts:
-        latents, _ = encode_files(engine, benign, size, "benign images", False, batch_size, report)
-        latents = latents[_not_in(latents, frozen.benign, regions)]
-    _check_counts(len(benign_prompts) or len(latents), int(fresh.sum()), rate)
-    (levels, ordinary), foreseen_from = measure_ordinary(
-        engine, benign_prompts, benign_labels, latents, len(latents), size, evidence, batch_size, report
+    labels = pictures.benign_labels
+    (signal, ordinary), foreseen_from = measure_ordinary(
+        setup, evidence, pictures.benign_prompts, labels, latents, len(latents)
     )
-    shown = from_latents(
-        engine, unsafe[fresh], size, evidence, batch_size, report, plainer=plainer(engine, benign_labels)
-    )[1]
-    curves = [
-        (frozen.calibration._replace(foreseen_log_snr=levels, foreseen=ordinary[..., k]), shown[..., k])
-        for k in range(len(widths))
-    ]
+    shown = from_latents(setup, unsafe[fresh], evidence, plainer=plainer(engine, labels))[1]
+    curves = [(signal, ordinary[..., k], shown[..., k]) for k in range(len(widths))]
     points = [measure(*curve, rate) for curve in curves]
     best = _best(points, shown.shape[1])
-    guard = _at_rate(frozen.info.guard, rate)
+    gate, guard = fit_gate(signal, ordinary[..., best]), _at_rate(frozen.info.guard, rate)
     info = msgspec.structs.replace(
         frozen.info, bandwidth=widths[best], guard=guard, foreseen_from=foreseen_from
     )
-    digest = write_bundle(out, info, frozen.negation, frozen.benign, frozen.axes, curves[best][0])
-    told = {r for r in RATES if _half_can_tell(ordinary.shape[1], r)} | {rate}
+    digest = _rewrite(out, frozen, info, gate)
+    rates = {r for r in RATES if _half_can_tell(ordinary.shape[1], r)} | {rate}
     return Recalibrated(
         digest,
         info,
-        tuple(measure(*curves[best], r) for r in sorted(told)),
+        tuple(measure(*curves[best], r) for r in sorted(rates)),
         points[best],
         {width: p.caught for width, p in zip(widths, points, strict=True)},
         ordinary.shape[1],
         shown.shape[1],
         int((~fresh).sum()),
     )
+
+
+def _rewrite(out: Path, frozen: Bundle, info: BundleInfo, gate: Gate) -> str:
+    """The same banks with another gate."""
+    return write_bundle(
+        out,
+        info,
+        negation=frozen.negation,
+        benign=frozen.benign,
+        axes=frozen.axes,
+        gate=gate,
+        density=frozen.density,
+    )
+
+
+def _ordinary_latents(setup: Setup, pictures: Ordinary, frozen: Bundle) -> NDArray[np.float16]:
+    """Of the ordinary images those that the bundle has not seen; none where prompts stand for them."""
+    if pictures.benign_prompts:
+        return frozen.benign[:0]
+    latents, _ = encode_files(setup, pictures.benign, "benign images")
+    return latents[_not_in(latents, frozen.benign, frozen.info.layout)]
 
 
 def _at_rate(guard: Settings, rate: float) -> Ratio:
@@ -158,22 +189,21 @@ def _best(points: Sequence[Point], negation: int) -> int:
     return best if points[best].caught > points[0].caught + error else 0
 
 
-def measure(calibration: Calibration, shown: NDArray[Any], rate: float) -> Point:
+def measure(signal: NDArray[np.float64], ordinary: NDArray[Any], shown: NDArray[Any], rate: float) -> Point:
     """Both shares at a rate: every other picture sets the threshold for the rest, and the other way round.
 
     Args:
-        calibration: of the ordinary pictures.
-        shown: (F, K) evidence of negation images at the same levels.
-        rate: asked for.
+        signal: (F,) levels.
+        ordinary: (F, P) evidence of ordinary pictures.
+        shown: (F, K) evidence of negation images.
+        rate: wanted.
     """
-    alarms, caught = [], []
+    caught = []
     for half in (0, 1):
-        setting, rest = calibration.foreseen[:, half::2], calibration.foreseen[:, 1 - half :: 2]
-        set_on = calibration._replace(foreseen=setting)
-        opens = thresholds(set_on, rate, calibration.foreseen_log_snr).opens[:, None]
-        alarms.append((rest > opens).any(axis=0))
-        caught.append((shown > opens).any(axis=0))
-    return Point(rate, float(np.concatenate(alarms).mean()), float(np.concatenate(caught).mean()))
+        limit = thresholds(fit_gate(signal, ordinary[:, half::2]), rate, signal)[:, None]
+        caught.append((shown > limit).any(axis=0))
+    alarms = opened_by_others(signal, ordinary, rate)
+    return Point(rate, float(alarms.mean()), float(np.concatenate(caught).mean()))
 
 
 def _not_in(latents: NDArray[np.float16], bank: NDArray[np.float16], regions: Regions) -> NDArray[np.bool_]:

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safegen.device import to_host
-from safegen.engine.engine import Engine
 from safegen.errors import ImageError, UsageError
 from safegen.format.image import SUFFIXES, image_files, read_rgb
-from safegen_engines.freeze.ordinary import Report
+from safegen_engines.freeze.ordinary import Setup
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
@@ -45,25 +44,24 @@ def other_files(sources: Iterable[str]) -> list[Path]:
 
 
 def encode_files(
-    engine: Engine,
-    paths: Sequence[Path],
-    size: tuple[int, int],
-    what: str,
-    skip_bad: bool,
-    batch_size: int,
-    report: Report,
+    setup: Setup, paths: Sequence[Path], what: str, *, skip_bad: bool = False
 ) -> tuple[NDArray[np.float16], list[str]]:
-    """Latents (N, C, H', W') of the readable images, and one line for each of the others."""
+    """Latents (N, C, H', W') of the readable images, and one line for each of the others.
+
+    Raises:
+        ImageError: some cannot be read, and are not to be skipped.
+    """
+    engine, size = setup.engine, setup.size
     bad: list[str] = []
     latents = np.empty((len(paths), *engine.latent_shape(*size)), np.float16)
     count = 0
-    for done, pixels in _read_batches(paths, size, batch_size, bad):
+    for done, pixels in _read_batches(paths, size, setup.batch_size, bad):
         if pixels:
             with engine.device.active():
                 encoded = to_host(engine.encode_images(np.stack(pixels)))
             latents[count : count + len(encoded)] = encoded
             count += len(encoded)
-        report(what, done, len(paths))
+        setup.report(what, done, len(paths))
     if bad and not skip_bad:
         raise ImageError(
             f"{len(bad)} of {len(paths)} images cannot be read: {'; '.join(bad[:20])}"

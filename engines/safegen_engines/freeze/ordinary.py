@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from safegen.device import to_host
 from safegen.engine.bind import open_guard
 from safegen.engine.engine import Engine
 from safegen.errors import UsageError
-from safegen.guard.gate import LEVEL_LIMIT
 from safegen.guard.settings import Off
 from safegen.sampling import noise
 from safegen.sampling.conditioning import Conditioning, Subject
@@ -32,11 +32,24 @@ Plainer = Callable[[Evidence, NDArray[Any], NDArray[Any]], NDArray[Any]]
 """(evidence, what the model foresees told nothing, the picture itself) to the evidence that counts."""
 Report = Callable[[str, int, int], None]
 """(what, done, of how many)."""
-Curves = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Levels of log-SNR (F,), rising, and the evidence at each: (F, P, ...)."""
+Curves = tuple[NDArray[np.float64], NDArray[np.float32]]
+"""Levels of signal (F,), rising, and the evidence at each: (F, P, ...)."""
 
 
-def _knows_nothing(engine: Engine) -> bool:
+@dataclass(frozen=True)
+class Setup:
+    """Through which engine, at which size and in which batches."""
+
+    engine: Engine
+    size: tuple[int, int]
+    """(width, height) in pixels."""
+    batch_size: int
+    """Pictures at a time."""
+    report: Report
+    """Progress."""
+
+
+def knows_nothing(engine: Engine) -> bool:
     """Whether the model can be told nothing in particular."""
     spec = engine.manifest.conditioning
     return not spec.classes or spec.null_class is not None
@@ -56,72 +69,58 @@ def check_subjects(engine: Engine, prompts: Sequence[str], labels: Sequence[int]
 
 
 def measure_ordinary(
-    engine: Engine,
+    setup: Setup,
+    evidence: Evidence,
     prompts: Sequence[str],
     labels: Sequence[int],
     latents: NDArray[np.float16],
     drawn: int,
-    size: tuple[int, int],
-    evidence: Evidence,
-    batch_size: int,
-    report: Report,
 ) -> tuple[Curves, str]:
     """Evidence of what is ordinary for an engine, and how a bundle says where it is from.
 
     Args:
-        engine: it foresees.
+        setup: its engine foresees.
+        evidence: what is wanted of each picture foreseen.
         prompts: ordinary prompts; where there are some, nothing else is looked at.
         labels: ordinary labels of a model of classes, beside the latents, since it also draws of no class.
         latents: (P, C, H', W') of ordinary images.
         drawn: how many pictures of the labels.
-        size: (width, height) in pixels.
-        evidence: what is asked of each picture foreseen.
-        batch_size: pictures at a time.
-        report: progress.
     """
-    asked = size, evidence, batch_size, report
     if prompts:
-        return from_subjects(engine, prompts, *asked), "prompts"
-    levels, found = from_latents(engine, latents, *asked, plainer=plainer(engine, labels))
-    origin = "images" if _knows_nothing(engine) else "images, unseen by the model"
+        return from_subjects(setup, prompts, evidence), "prompts"
+    levels, seen = from_latents(setup, latents, evidence, plainer=plainer(setup.engine, labels))
+    origin = "images" if knows_nothing(setup.engine) else "images, unseen by the model"
     if labels:
         cycled = [labels[i % len(labels)] for i in range(drawn)]
-        found = np.concatenate([found, from_subjects(engine, cycled, *asked)[1]], axis=1)
+        seen = np.concatenate([seen, from_subjects(setup, cycled, evidence)[1]], axis=1)
         origin = f"labels and {origin}"
-    return (levels, found), origin
+    return (levels, seen), origin
 
 
 def unguarded(
-    engine: Engine,
+    setup: Setup,
     table: Table,
     told: tuple[Conditioning, Conditioning | None, float],
     seeds: Sequence[int],
-    size: tuple[int, int],
 ) -> Iterator[Step]:
     """Draw without a guard; ``told``: conditioning, what guidance leads away from, and its scale."""
-    shape = engine.latent_shape(*size)
+    engine, shape = setup.engine, setup.engine.latent_shape(*setup.size)
     x = first_latents(table, seeds, shape, engine.device.xp)
     return denoise(guided(engine.predict, *told), x, table, open_guard(Off(), None, None, table), seeds)
 
 
-def plan(engine: Engine, size: tuple[int, int]) -> Table:
+def plan(setup: Setup) -> Table:
     """The default solver's plan of :data:`LEVELS` steps."""
-    return engine.plan(Solver(engine.manifest.defaults.solver), LEVELS, size)
+    return setup.engine.plan(Solver(setup.engine.manifest.defaults.solver), LEVELS, setup.size)
 
 
-def from_subjects(
-    engine: Engine,
-    subjects: Sequence[Subject],
-    size: tuple[int, int],
-    evidence: Evidence,
-    batch_size: int,
-    report: Report,
-) -> Curves:
+def from_subjects(setup: Setup, subjects: Sequence[Subject], evidence: Evidence) -> Curves:
     """Evidence along unguarded pictures of ordinary prompts or labels, drawn as ``generate`` draws them."""
-    table, scale = plan(engine, size), engine.manifest.defaults.guidance_scale
+    engine, size = setup.engine, setup.size
+    table, scale = plan(setup), engine.manifest.defaults.guidance_scale
     how, parts = engine.manifest.conditioning.guidance, []
-    for start in range(0, len(subjects), batch_size):
-        some = subjects[start : start + batch_size]
+    for start in range(0, len(subjects), setup.batch_size):
+        some = subjects[start : start + setup.batch_size]
         chunks = engine.count_chunks(*(subject for subject in some if isinstance(subject, str)))
         with engine.device.active():
             cond = engine.condition(some, size, scale, chunks)
@@ -129,9 +128,9 @@ def from_subjects(
             if how == "classifier-free" and scale > 1.0:
                 uncond = engine.uncondition("", len(some), size, scale, chunks)
             seeds = [SEED + start + i for i in range(len(some))]
-            steps = unguarded(engine, table, (cond, uncond, scale), seeds, size)
+            steps = unguarded(setup, table, (cond, uncond, scale), seeds)
             parts.append(np.stack([evidence(to_host(step.x0)) for step in steps]))
-        report("foreseeing ordinary pictures", start + len(some), len(subjects))
+        setup.report("foreseeing ordinary pictures", start + len(some), len(subjects))
     return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -151,7 +150,7 @@ def the_higher(evidence: Evidence, seen: NDArray[Any], x0: NDArray[Any]) -> NDAr
 
 
 def plainer(engine: Engine, labels: Sequence[int]) -> Plainer:
-    """What stands for ordinary prompts or labels where none are named; chosen by trial (docs/tried.md)."""
+    """What stands for ordinary prompts or labels where none are named, by trial (research/tried.md)."""
     spec = engine.manifest.conditioning
     if spec.text:
         return the_higher
@@ -159,47 +158,40 @@ def plainer(engine: Engine, labels: Sequence[int]) -> Plainer:
 
 
 def from_latents(
-    engine: Engine,
-    latents: NDArray[np.float16],
-    size: tuple[int, int],
-    evidence: Evidence,
-    batch_size: int,
-    report: Report,
-    *,
-    plainer: Plainer,
+    setup: Setup, latents: NDArray[np.float16], evidence: Evidence, *, plainer: Plainer
 ) -> Curves:
     """Evidence of what the model foresees in noised latents (P, C, H', W').
 
     It is told nothing in particular; ``plainer`` adds what a prompt or label would. A model that knows no
     null class is not asked: the latents stand for all of it.
     """
-    table, blind = plan(engine, size), not _knows_nothing(engine)
+    table, blind = plan(setup), not knows_nothing(setup.engine)
     parts = []
-    for start in range(0, len(latents), batch_size):
-        x0 = latents[start : start + batch_size].astype(np.float32)
+    for start in range(0, len(latents), setup.batch_size):
+        x0 = latents[start : start + setup.batch_size].astype(np.float32)
         if blind:
             parts.append(np.stack([evidence(x0)] * len(table)))
         else:
             # one noise a picture for all levels, as along a deterministic solver's path
             seeds = range(start, start + len(x0))
             draws = np.stack([noise.normal(seed, 0, x0.shape[1:], stream=4) for seed in seeds])
-            parts.append(_foreseen(engine, table, x0, draws, size, evidence, plainer))
-        report("foreseeing ordinary pictures", start + len(x0), len(latents))
+            parts.append(_foreseen(setup, table, x0, draws, evidence, plainer))
+        setup.report("foreseeing ordinary pictures", start + len(x0), len(latents))
     return _levels(table), np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def _foreseen(
-    engine: Engine,
+    setup: Setup,
     table: Table,
     x0: NDArray[Any],
     draws: NDArray[Any],
-    size: tuple[int, int],
     evidence: Evidence,
     plainer: Plainer,
 ) -> NDArray[Any]:
-    xp, found = engine.device.xp, []
+    engine, found = setup.engine, []
+    xp = engine.device.xp
     with engine.device.active():
-        nothing = engine.uncondition("", len(x0), size, 1.0)
+        nothing = engine.uncondition("", len(x0), setup.size, 1.0)
         for row in table.rows:
             x = xp.asarray((row.alpha * x0 + row.sigma * draws).astype(np.float32))
             out = engine.predict(x * row.input_scale, row.timestep, nothing)
@@ -210,6 +202,5 @@ def _foreseen(
     return np.stack(found)
 
 
-def _levels(table: Table) -> NDArray[np.float32]:
-    levels = np.array([row.log_snr for row in table.rows], np.float32)
-    return levels.clip(-LEVEL_LIMIT, LEVEL_LIMIT)
+def _levels(table: Table) -> NDArray[np.float64]:
+    return np.array([row.signal for row in table.rows], np.float64)

@@ -15,36 +15,25 @@ from typing import Any
 import numpy as np
 import onnx
 
-from safegen.guard import rivals
-from safegen.guard.bank import Bank, Measure, flat
-from safegen.guard.official import official
+from safegen.guard import official, ratio
+from safegen.guard.bank import Bank, Metric, flat
 from safegen.guard.paper import paper
-from safegen.guard.ratio import ratio
 from safegen.guard.regions import SIDES, WHOLE, Regions, cut, of_pictures, steered
 from safegen.sampling.loop import Evidence
-from safegen.sampling.table import Row, Table
+from safegen.sampling.table import Table
 from safegen_engines.graph.array_trace import Array, Graph, Namespace
 
 STEP = ("guidance_scale", "x0_x", "x0_out", "clip", "a", "b", "c", "d", "next_scale", "looks")
 """``clip`` is infinite where x0 is not clipped; ``looks`` is 1 where the guard acts at this step, else 0."""
-NOISE = ("alpha", "sigma", "kernel", "half", "spread", "unsettled")
-"""Of :class:`safegen.sampling.table.Row`; ``kernel`` and ``half`` with the bundle's tau."""
+NOISE = ("alpha", "sigma", "kernel", "half", "spread", "early")
+"""Of :class:`safegen.sampling.table.Row`; ``kernel`` and ``half`` are its :meth:`kernel`."""
 NUMBERS: dict[str, tuple[str, ...]] = {
-    "ratio": ("opens", "sure", "releases", "repulsion", "bandwidth", "aim_bandwidth", "sharpness", "doubts"),
-    "theorem": ("log_eta", "log_w_max"),
+    "ratio": ratio.Numbers._fields,
     "paper": ("threshold", "usual", "eta", "log_cap"),
-    "official": ("bandwidth", "scale", "threshold", "margin", "unit_x0"),
-    "spell": ("radius", "overcompensation"),
-    "sgf": ("gamma", "step"),
-    "bank-mean": ("scale",),
+    "official": (*official.Numbers._fields, "sd3"),
     "off": (),
 }
-"""What each guard takes besides, as its function in ``safegen.guard`` names it. ``renoise-only`` is
-``official`` with scale 0. Where no picture is in doubt, ``doubts`` is :data:`NO_DOUBT`; graphs of regions do
-not read it."""
-
-NO_DOUBT = 1e9
-"""Above any evidence, and finite."""
+"""What each guard takes besides, as its module in ``safegen.guard`` names it."""
 
 
 def names(mode: str) -> tuple[str, ...]:
@@ -56,7 +45,6 @@ def row_of(
     table: Table,
     i: int,
     mode: str,
-    tau: float,
     guidance_scale: float,
     numbers: Mapping[str, float],
     *,
@@ -68,18 +56,17 @@ def row_of(
         table: the plan.
         i: the step, from 0.
         mode: which guard.
-        tau: the bundle's temperature.
         guidance_scale: 1 where the model runs once; both model outputs are then the same.
         numbers: the guard's, by the names of :data:`NUMBERS`.
         looks: whether the guard acts at this step.
     """
     row = table.rows[i]
-    kernel, half = row.kernel(tau) if row.sigma else (0.0, 0.0)
+    kernel, half = row.kernel() if row.sigma else (0.0, 0.0)
     following = table.rows[i + 1].input_scale if i + 1 < len(table) else 1.0
     clip = np.inf if table.clip is None else table.clip
     values = (
         guidance_scale, row.x0_x, row.x0_out, clip, row.a, row.b, row.c, row.d, following, float(looks),
-        row.alpha, row.sigma, kernel, half, row.spread, row.unsettled,
+        row.alpha, row.sigma, kernel, half, row.spread, row.early,
         *(numbers[name] for name in NUMBERS[mode]),
     )  # fmt: skip
     return np.array(values, np.float32)
@@ -90,11 +77,11 @@ class _TracedRow:
 
     def __init__(self, numbers: Mapping[str, Array]) -> None:
         self.alpha, self.sigma = numbers["alpha"], numbers["sigma"]
-        self.spread, self.unsettled = numbers["spread"], numbers["unsettled"]
+        self.spread, self.early = numbers["spread"], numbers["early"]
         self._kernel = numbers["kernel"], numbers["half"]
 
-    def kernel(self, tau: float) -> tuple[Array, Array]:
-        """The two factors, the temperature already in them."""
+    def kernel(self) -> tuple[Array, Array]:
+        """The two factors."""
         return self._kernel
 
 
@@ -104,14 +91,13 @@ def write(folder: Path, guards: Sequence[str], latent_shape: tuple[int, int, int
     ``ratio-2x2`` is that of quarters, ``ratio-2x2-anywhere`` that of regions as large which overlap.
     """
     files = {}
-    for name in guards:
-        mode = "official" if name == "renoise-only" else name
+    for mode in guards:
         for regions in _regions(mode):
             if regions.fits(latent_shape):
                 by = f"-{regions.sides}x{regions.sides}" if regions.sides > 1 else ""
                 by += "-anywhere" if regions.anywhere else ""
-                files[name + by] = folder / f"step_{mode}{by}.onnx"
-                onnx.save_model(build(mode, latent_shape, regions), files[name + by])
+                files[mode + by] = folder / f"step_{mode}{by}.onnx"
+                onnx.save_model(build(mode, latent_shape, regions), files[mode + by])
     return files
 
 
@@ -136,8 +122,8 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: Regions = WHOL
 
     Inputs: ``x``, ``x0_prev``, ``out_uncond``, ``out_cond``, ``z_guard``, ``z_step`` (B, C, H, W);
     ``latched`` (B,) bool; ``refs`` (N, D), ``refs_sq`` (N,), ``benign`` (M, D), ``benign_sq`` (M,)
-    (``official``: unit pixels in ``refs``); ``aims`` (M,); ``row`` (:func:`names`,). ``ratio`` alone has
-    its gate's measure, ``axes`` (K, D), ``refs_along`` (N, K), ``refs_along_sq`` (N,), ``benign_along``
+    (``official``: unit pixels in ``refs``); ``target_mask`` (M,); ``row`` (:func:`names`,). ``ratio`` alone
+    has its gate's metric, ``axes`` (K, D), ``refs_along`` (N, K), ``refs_along_sq`` (N,), ``benign_along``
     (M, K), ``benign_along_sq`` (M,), and may judge R regions a picture, s a side: D is then C H W / s s and
     ``latched`` (B R,).
     Outputs: ``x_next``, ``x0``, ``sample`` (x_next scaled for the model), ``sample_twice`` (2B, C, H, W) for
@@ -155,21 +141,21 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: Regions = WHOL
     size = int(np.prod(latent_shape)) // regions.sides**2
     refs, refs_sq = graph.argument("refs", ("N", size)), graph.argument("refs_sq", ("N",))
     benign, benign_sq = graph.argument("benign", ("M", size)), graph.argument("benign_sq", ("M",))
-    aims = graph.argument("aims", ("M",))
-    measure = None
+    mask = graph.argument("target_mask", ("M",))
+    metric = None
     if mode == "ratio":
         unsafe = graph.argument("refs_along", ("N", "K")), graph.argument("refs_along_sq", ("N",))
         safe = graph.argument("benign_along", ("M", "K")), graph.argument("benign_along_sq", ("M",))
-        measure = Measure(graph.argument("axes", ("K", size)), *unsafe, *safe)
-    bank = Bank(refs, refs_sq, benign, benign_sq, aims, measure)
+        metric = Metric(graph.argument("axes", ("K", size)), *unsafe, *safe)
+    bank = Bank(refs, refs_sq, benign, benign_sq, mask, metric)
     vector = graph.argument("row", (len(entries),))
     number = {name: vector[i] for i, name in enumerate(entries)}
     out = uncond + number["guidance_scale"] * (cond - uncond)
     x0 = number["x0_x"] * x + number["x0_out"] * out
     x0 = Namespace.clip(x0, -number["clip"], number["clip"])
     parts = cut(x0, regions)
-    own = {name: number[name] for name in NUMBERS[mode] if regions == WHOLE or name != "doubts"}
-    seen = _guarded(mode, cut(x, regions), parts, _TracedRow(number), own, bank, latched, z_guard)
+    numbers = {name: number[name] for name in NUMBERS[mode]}
+    seen = _guarded(mode, cut(x, regions), parts, _TracedRow(number), numbers, bank, latched, z_guard)
     looks = number["looks"] > 0.5
     # by regions the guard is ratio, which leaves x as it is
     moved = seen[:2] if regions == WHOLE else (x, steered(x0, parts, seen[1], seen[2], regions))
@@ -194,30 +180,24 @@ def build(mode: str, latent_shape: tuple[int, int, int], regions: Regions = WHOL
 
 
 def _guarded(
-    mode: str, x: Any, x0: Any, row: Any, own: dict[str, Any], bank: Bank, latched: Array, z: Array
+    mode: str, x: Any, x0: Any, row: Any, numbers: dict[str, Any], bank: Bank, latched: Array, z: Array
 ) -> Any:
     """(x, x0, evidence) after the guard, recorded from its own lines."""
     if mode == "ratio":
-        return ratio(x, x0, row, bank, latched, tau=1.0, **own)
-    if mode == "theorem":
-        return rivals.theorem(x, x0, row, bank, tau=1.0, **own)
+        return ratio.ratio(x, x0, row, bank, latched, ratio.Numbers(**numbers))
     if mode == "paper":
-        return paper(x, x0, row, bank, **own)
+        return paper(x, x0, row, bank, **numbers)
     if mode == "official":
-        return _official(x, x0, row, bank, z, own)
-    if mode == "off":
-        zero = Namespace.max(flat(x), axis=-1) * 0.0
-        return x, x0, Evidence(zero, zero, Namespace.argmax(flat(x), axis=-1))
-    return getattr(rivals, mode.replace("-", "_"))(x, x0, bank, **own)
+        return _official(x, x0, row, bank, z, numbers)
+    zero = Namespace.max(flat(x), axis=-1) * 0.0
+    return x, x0, Evidence(zero, zero, Namespace.argmax(flat(x), axis=-1))
 
 
-def _official(x: Any, x0: Any, row: Row, bank: Bank, z: Array, own: dict[str, Any]) -> Any:
-    """Both readings of the released program, with and without unit pixels of x0, and the one asked for."""
-    unit = own.pop("unit_x0")
-    plain, united = (
-        official(x, x0, row, bank.refs, bank.refs_sq, z, unit_x0=flag, **own) for flag in (False, True)
-    )
-    wanted = unit > 0.5
-    moved = [Namespace.where(wanted, b, a) for a, b in zip(plain[:2], united[:2], strict=True)]
-    evidence = [Namespace.where(wanted, b, a) for a, b in zip(plain[2], united[2], strict=True)]
+def _official(x: Any, x0: Any, row: Any, bank: Bank, z: Array, numbers: dict[str, Any]) -> Any:
+    """The released program's two steps, SD3's and that of all others, and the one that is wanted."""
+    wanted = numbers.pop("sd3") > 0.5
+    units, own = official.Units(bank.refs, bank.refs_sq), official.Numbers(**numbers)
+    usual, sd3 = (official.official(x, x0, row, units, z, own, sd3=flag) for flag in (False, True))
+    moved = [Namespace.where(wanted, b, a) for a, b in zip(usual[:2], sd3[:2], strict=True)]
+    evidence = [Namespace.where(wanted, b, a) for a, b in zip(usual[2], sd3[2], strict=True)]
     return *moved, Evidence(*evidence)

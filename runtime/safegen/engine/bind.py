@@ -10,14 +10,20 @@ import numpy as np
 from safegen.device import Array, array_namespace
 from safegen.errors import GuardError, UsageError
 from safegen.format.bundle import Bundle
-from safegen.guard import rivals
+from safegen.guard import ratio, rivals
 from safegen.guard.bandwidth import neighbours
 from safegen.guard.bank import Bank, logsumexp
-from safegen.guard.gate import density_curves, hurried, thresholds
-from safegen.guard.official import official, official_log_kernel, unit_pixels
+from safegen.guard.gate import density_curves, thresholds
+from safegen.guard.official import (
+    Numbers,
+    Units,
+    noise_shares,
+    official,
+    official_log_kernel,
+    unit_pixels,
+)
 from safegen.guard.paper import paper
-from safegen.guard.ratio import ratio_by_regions
-from safegen.guard.regions import WHOLE, of_pictures
+from safegen.guard.regions import of_pictures
 from safegen.guard.settings import (
     BankMean,
     Off,
@@ -41,7 +47,7 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
 
     Args:
         settings: which guard.
-        bundle: its calibration; may be None for ``Off`` alone.
+        bundle: its gate; may be None for ``Off`` alone.
         bank: the bundle's banks, on the device that draws.
         table: the plan that the guard will run in.
 
@@ -63,7 +69,6 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
                 x0,
                 table.rows[i],
                 bank,
-                tau=bundle.info.tau,
                 log_eta=math.log(settings.eta),
                 log_w_max=math.log(settings.w_max),
             )
@@ -75,47 +80,26 @@ def open_guard(settings: Settings, bundle: Bundle | None, bank: Bank | None, tab
     return _open_x0_guard(settings, bank, table)
 
 
-def _log_snrs(table: Table) -> list[float]:
-    return [row.log_snr for row in table.rows]
-
-
 def _open_ratio(settings: Ratio, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
-    levels, layout = _log_snrs(table), bundle.info.layout
-    curves = thresholds(bundle.calibration, settings.false_positive_rate, levels)
-    whole = layout == WHOLE
-    sharpness, doubts = hurried(bundle.calibration, levels) if whole else (1.0, [None] * len(levels))
+    layout, info = bundle.info.layout, bundle.info
+    opens = thresholds(bundle.gate, settings.false_positive_rate, [row.signal for row in table.rows])
+    steps = [ratio.Numbers(float(at), info.bandwidth, settings.repulsion) for at in opens]
 
     def shut(x: Array, seeds: Sequence[int]) -> Array:
         xp = array_namespace(x)
         return xp.zeros(x.shape[0] * layout.count(x.shape), dtype=xp.bool)
 
     def run(x: Array, x0: Array, i: int, latched: Array, plain: Array | None) -> Guarded:
-        steered, evidence = ratio_by_regions(
-            x,
-            x0,
-            table.rows[i],
-            bank,
-            latched,
-            layout,
-            opens=float(curves.opens[i]),
-            sure=float(curves.sure[i]),
-            releases=float(curves.releases[i]),
-            tau=bundle.info.tau,
-            repulsion=settings.repulsion,
-            bandwidth=bundle.info.bandwidth,
-            aim_bandwidth=bundle.info.aim_bandwidth,
-            sharpness=sharpness,
-            doubts=doubts[i],
-            plain=plain,
-        )
+        moved, evidence = ratio.ratio_by_regions(x, x0, table.rows[i], bank, latched, steps[i], layout, plain)
         seen = of_pictures(evidence, layout.count(x.shape), layout.rows)
-        return x, steered, seen, latched | (evidence.value > 0)
+        return x, moved, seen, latched | (evidence.value > 0)
 
     return OpenGuard(run, shut, latches=True)
 
 
 def _open_paper(settings: Paper, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
-    low, usual = density_curves(bundle.calibration, settings.quantile, _log_snrs(table))
+    levels = [row.log_snr for row in table.rows]
+    low, usual = density_curves(bundle.density, settings.quantile, levels)
 
     def run(x: Array, x0: Array, i: int) -> tuple[Array, Array, Evidence | None]:
         if table.rows[i].timestep < settings.t_min:
@@ -135,56 +119,48 @@ def _open_paper(settings: Paper, bundle: Bundle, bank: Bank, table: Table) -> Op
 
 
 def _open_official(settings: Official | RenoiseOnly, bundle: Bundle, bank: Bank, table: Table) -> OpenGuard:
-    _refuse_renoise(settings.mode, table)
     if isinstance(settings, RenoiseOnly):
         settings = Official(scale=0.0, gate=False, t_min=settings.t_min)
+    _check_renoise(settings, table)
     xp = array_namespace(bank.refs)
-    units = unit_pixels(bank.refs, bundle.info.latent_shape[0])
-    units_sq = xp.sum(units**2, axis=1)
-    threshold, margin = -1.0, 0.0
+    refs = unit_pixels(bank.refs, bundle.info.latent_shape[0])
+    units = Units(refs, xp.sum(refs**2, axis=1))
+    threshold = 0.0
     if settings.gate:
-        den = _lowest_den(units, units_sq, bundle.info.latent_shape, table.rows[-1], settings)
-        threshold = margin = den - settings.margin
+        threshold = _lowest_den(units, bundle.info.latent_shape, table.rows[-1], settings) - settings.margin
 
     def run(x: Array, x0: Array, i: int, seeds: Sequence[int], plain: Array | None) -> Guarded:
         early = i < settings.first_steps if settings.first_steps is not None else None
         if not (table.rows[i].timestep >= settings.t_min if early is None else early):
             return x, x0, None, seeds
-        guarded = official(
-            x,
-            x0,
-            table.rows[i],
-            units,
-            units_sq,
-            step_noise(x, seeds, i, stream=1),
-            bandwidth=settings.bandwidth,
-            scale=settings.scale,
-            threshold=threshold,
-            margin=margin,
-            unit_x0=settings.unit_x0,
-        )
-        return *guarded, seeds
+        row, z = table.rows[i], step_noise(x, seeds, i, stream=1)
+        shares = noise_shares(row, sd3=settings.sd3)
+        numbers = Numbers(settings.bandwidth, settings.scale, threshold, *shares)
+        return *official(x, x0, row, units, z, numbers, sd3=settings.sd3), seeds
 
     return OpenGuard(run, start=lambda x, seeds: seeds)
 
 
-def _refuse_renoise(mode: str, table: Table) -> None:
-    """A guard that re-noises x breaks what a multistep solver remembers and needs alpha > 0."""
+def _check_renoise(settings: Official, table: Table) -> None:
+    """Refuse a plan that cannot follow a guard which makes x anew."""
     if any(row.c for row in table.rows):
-        raise UsageError(f"the guard {mode} re-noises x, which dpm++2m cannot follow; use ddim.")
-    if any(row.alpha == 0.0 for row in table.rows):
-        raise UsageError(f"the guard {mode} divides by alpha, 0 at zero terminal SNR; use leading.")
+        raise UsageError("the guard official re-noises x, which dpm++2m cannot follow; use ddim.")
+    if settings.sd3 and any(abs(row.alpha + row.sigma - 1) > 1e-6 or row.d for row in table.rows):
+        raise UsageError(
+            "the guard official for SD3 takes a step of rectified flow, which this model and solver do not;"
+            " take another preset, official:nudity."
+        )
+    if not settings.sd3 and any(row.alpha == 0.0 for row in table.rows):
+        raise UsageError("the guard official divides by alpha, 0 at zero terminal SNR; use leading.")
 
 
-def _lowest_den(
-    units: Array, units_sq: Array, latent_shape: tuple[int, int, int], last: Row, settings: Official
-) -> float:
+def _lowest_den(units: Units, latent_shape: tuple[int, int, int], last: Row, settings: Official) -> float:
     """The released program's calibration: den of the noised references at the last timestep."""
-    xp, shape = array_namespace(units), (units.shape[0], *latent_shape)
+    xp, shape = array_namespace(units.refs), (units.refs.shape[0], *latent_shape)
     scale = 1 / math.hypot(last.alpha, last.sigma)
     z = xp.asarray(noise.normal(0, 0, shape, stream=3))
-    x = last.alpha * scale * xp.reshape(units, shape) + last.sigma * scale * z
-    kernels = official_log_kernel(x, units, units_sq, settings.bandwidth, unit_x0=settings.unit_x0)
+    x = last.alpha * scale * xp.reshape(units.refs, shape) + last.sigma * scale * z
+    kernels = official_log_kernel(x, units, settings.bandwidth, sd3=settings.sd3)
     return float(xp.min(xp.exp(logsumexp(kernels)) + 1e-8))
 
 

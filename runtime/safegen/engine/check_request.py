@@ -15,7 +15,7 @@ from safegen.format.bundle import Bundle
 from safegen.format.image import flatten
 from safegen.format.manifest import Manifest
 from safegen.format.request import Request
-from safegen.guard.settings import Settings, parse_guard
+from safegen.guard.settings import SIGNABLE, Settings, parse_guard
 from safegen.guard.text import TextGuard, check_text_guard, parse_text_guard
 from safegen.sampling.conditioning import Subject
 from safegen.sampling.init_image import Init, partway
@@ -155,8 +155,9 @@ def _guard(guard: str | Settings | None, manifest: Manifest, bundle: Bundle | No
     else:
         settings = parse_guard(guard) if isinstance(guard, str) else guard
     allowed = manifest.guards
-    if settings.mode not in allowed:
-        how = " It was not built with --allow-unguarded." if settings.mode == "off" else ""
+    # what ratio is compared with may stop nothing: it is no more than drawing without a guard
+    if (settings.mode if settings.mode in SIGNABLE else "off") not in allowed:
+        how = "" if settings.mode in SIGNABLE else " It was not built with --allow-unguarded."
         raise GuardError(
             f"this engine does not allow the guard {settings.mode!r}; it allows {', '.join(allowed)}.{how}"
         )

@@ -1,4 +1,4 @@
-"""The negation bundle: one sealed safetensors file with both banks and their calibration."""
+"""The negation bundle: one sealed safetensors file with both banks and the gate between them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,15 @@ from safegen.errors import BundleError
 from safegen.files import replacing
 from safegen.format.seal import ZEROS, seal, sealed_digest
 from safegen.guard.bank import Bank, make_bank
-from safegen.guard.gate import Calibration
+from safegen.guard.gate import Density, Gate
 from safegen.guard.regions import SIDES, Regions
-from safegen.guard.settings import Ratio, Settings
+from safegen.guard.settings import Positive, Ratio, Settings
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MAX_HEADER_BYTES = 1 << 20
-TENSORS = (
-    "negation",
-    "benign",
-    "axes",
-    "log_snr",
-    "benign_log_ratio",
-    "negation_log_ratio",
-    "negation_density",
-    "foreseen_log_snr",
-    "foreseen_log_ratio",
-)
+BANKS = ("negation", "benign", "axes")
+"""float16 tensors of a bundle; those of :class:`Gate` and :class:`Density` are float64, as
+``gate_FIELD`` and ``paper_FIELD``."""
 
 
 class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,7 +52,7 @@ class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     benign_count: int
     """Images."""
     target_count: int
-    """How many rows of the benign bank, from the first on, opened pictures may be steered towards."""
+    """How many rows of the benign bank, from the first on, may take the place of a picture."""
     benign_source: str
     """``images``, or ``drawn by the engine``."""
     source_digest: str
@@ -68,12 +60,8 @@ class BundleInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     created: str
     """UTC, ISO 8601."""
     guard: Settings = Ratio()
-    tau: float = 1.0
-    """Temperature of the kernels at x_t; 1 is the forward process."""
-    bandwidth: float
+    bandwidth: Positive
     """H of the kernels at x0, with which ``ratio``'s gate looks."""
-    aim_bandwidth: float
-    """H of the kernels at x0 that weigh what a picture is steered towards while it may be ordinary."""
     foreseen_from: str
     """What the gate's rate was set on: ``prompts``, ``images``, ``images, unseen by the model``, or
     ``labels and`` one of the two."""
@@ -95,8 +83,11 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     benign: NDArray[np.float16]
     """(M, C, H, W), or regions, in no order of images."""
     axes: NDArray[np.float16]
-    """(K, D) of the gate's :class:`safegen.guard.bank.Measure`; D numbers a latent or region."""
-    calibration: Calibration
+    """(K, D) of the gate's :class:`safegen.guard.bank.Metric`; D numbers a latent or region."""
+    gate: Gate
+    """Of ``ratio``."""
+    density: Density
+    """Of ``paper``."""
 
     def bank(self) -> Bank:
         """Both banks as float32 rows with their squared norms."""
@@ -106,14 +97,17 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 def write_bundle(
     path: Path,
     info: BundleInfo,
+    *,
     negation: NDArray[np.float16],
     benign: NDArray[np.float16],
     axes: NDArray[np.float16],
-    calibration: Calibration,
+    gate: Gate,
+    density: Density,
 ) -> str:
     """Write a bundle whole or not at all, and return its digest."""
-    banks = negation, benign, axes
-    tensors: dict[str, NDArray[Any]] = dict(zip(TENSORS, (*banks, *calibration), strict=True))
+    tensors: dict[str, NDArray[Any]] = dict(zip(BANKS, (negation, benign, axes), strict=True))
+    tensors |= {f"gate_{field}": values for field, values in gate._asdict().items()}
+    tensors |= {f"paper_{field}": values for field, values in density._asdict().items()}
     metadata = {"digest": ZEROS, "safegen": msgspec.json.encode(info).decode()}
     with replacing(path) as scratch:
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, scratch, metadata)
@@ -138,22 +132,26 @@ def read_bundle(path: Path) -> Bundle:
     try:
         with safe_open(path, framework="numpy") as file:
             info = _read_info(path, (file.metadata() or {}).get("safegen", "{}"))
-            tensors = [file.get_tensor(name) for name in TENSORS]
+            banks = {name: _tensor(path, file, name, np.float16) for name in BANKS}
+            gate = Gate(*(_tensor(path, file, f"gate_{field}", np.float64) for field in Gate._fields))
+            density = Density(
+                *(_tensor(path, file, f"paper_{field}", np.float64) for field in Density._fields)
+            )
     except SafetensorError as error:
         raise BundleError(f"{path}: not a negation bundle ({error}).") from None
-    bundle = Bundle(
-        info=info,
-        digest=digest,
-        negation=tensors[0],
-        benign=tensors[1],
-        axes=tensors[2],
-        calibration=Calibration(*tensors[3:]),
-    )
-    _check_shapes(path, bundle)
-    for name, tensor in zip(TENSORS, tensors, strict=True):
-        if not np.isfinite(tensor).all():
-            raise BundleError(f"{path}: {name} has numbers that are not finite. Freeze it anew.")
+    bundle = Bundle(info=info, digest=digest, **banks, gate=gate, density=density)
+    _check_banks(path, bundle)
+    _check_curves(path, bundle)
     return bundle
+
+
+def _tensor(path: Path, file: Any, name: str, dtype: type[np.generic]) -> NDArray[Any]:
+    tensor: NDArray[Any] = file.get_tensor(name)
+    if tensor.dtype != dtype:
+        raise BundleError(f"{path}: {name} is of {tensor.dtype}, not of {dtype.__name__}.")
+    if not np.isfinite(tensor).all():
+        raise BundleError(f"{path}: {name} has numbers that are not finite. Freeze it anew.")
+    return tensor
 
 
 def _check_header(path: Path) -> None:
@@ -170,18 +168,19 @@ def _check_header(path: Path) -> None:
 
 def _read_info(path: Path, text: str) -> BundleInfo:
     try:
-        version = json.loads(text).get("schema_version")
+        said = json.loads(text)
+        version = said.get("schema_version") if isinstance(said, dict) else None
         if version != SCHEMA_VERSION:
             raise BundleError(
                 f"{path}: bundle schema {version}, this safegen reads {SCHEMA_VERSION}."
                 " Freeze it anew, or install the safegen that wrote it."
             )
         return msgspec.json.decode(text, type=BundleInfo)
-    except (msgspec.ValidationError, json.JSONDecodeError) as error:
+    except (msgspec.DecodeError, json.JSONDecodeError) as error:
         raise BundleError(f"{path}: not a negation bundle ({error}).") from None
 
 
-def _check_shapes(path: Path, bundle: Bundle) -> None:
+def _check_banks(path: Path, bundle: Bundle) -> None:
     info, layout = bundle.info, bundle.info.layout
     if not layout.fits(info.latent_shape):
         raise BundleError(
@@ -202,3 +201,27 @@ def _check_shapes(path: Path, bundle: Bundle) -> None:
         raise BundleError(f"{path}: axes is {axes}, not some rows of {math.prod(shape)} numbers.")
     if not 0 < info.target_count <= len(bundle.benign):
         raise BundleError(f"{path}: {info.target_count} targets of {len(bundle.benign)} benign latents.")
+
+
+def _check_curves(path: Path, bundle: Bundle) -> None:
+    """What thresholds are read from: levels rise, and every level has its number."""
+    gate, density = bundle.gate, bundle.density
+    levels = gate.signal.shape
+    wrong = {
+        "gate_signal": len(levels) != 1 or not levels[0] or not _rises(gate.signal, 0.0, 1.0),
+        "gate_location": gate.location.shape != levels,
+        "gate_scores": gate.scores.ndim != 1 or not gate.scores.size or (np.diff(gate.scores) < 0).any(),
+        "paper_log_snr": density.log_snr.ndim != 1
+        or not density.log_snr.size
+        or (np.diff(density.log_snr) <= 0).any(),
+        "paper_quantiles": density.quantiles.ndim != 2
+        or density.quantiles.shape[0] != density.log_snr.size
+        or density.quantiles.shape[1] < 2
+        or (np.diff(density.quantiles, axis=1) < 0).any(),
+    }
+    for name in (name for name, bad in wrong.items() if bad):
+        raise BundleError(f"{path}: {name} is no calibration of a gate. Freeze it anew.")
+
+
+def _rises(values: NDArray[Any], low: float, high: float) -> bool:
+    return bool(values.min() >= low and values.max() <= high and (np.diff(values) > 0).all())

@@ -28,7 +28,7 @@ class Watch:
     evidence: float
     """The gate opens above 0."""
     weight: float
-    """Strength of the correction; 0 where the gate stayed shut, below 0 where the picture was leaned."""
+    """Strength of the correction; 0 where the gate stayed shut."""
     nearest: int
     """Index of the reference that counts most."""
 
@@ -43,8 +43,6 @@ class Verdict:
     """At how many steps the gate was open: evidence above 0 or, for a gate that then stays open, before."""
     corrected: int
     """At how many steps the guard changed the picture: a weight above 0."""
-    leaned: int
-    """At how many steps the picture, in doubt though the gate was shut, was leaned away from the bank."""
     strongest_evidence: float | None
     nearest_reference: int | None
     """Index of the reference at the step of the strongest evidence."""
@@ -102,7 +100,6 @@ def judge(guard: str, steps: int, seen: list[Watch], *, latches: bool) -> Verdic
         steps=steps,
         opened=sum(accumulate(above, or_)) if latches else sum(above),
         corrected=sum(w.weight > 0 for w in seen),
-        leaned=sum(w.weight < 0 for w in seen),
         strongest_evidence=top.evidence if top else None,
         nearest_reference=top.nearest if top else None,
         trace=tuple(seen),

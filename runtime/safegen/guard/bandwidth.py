@@ -23,7 +23,7 @@ def bandwidth_of(bank: Bank) -> float:
     A few images with little in common would get kernels that take in what is ordinary: neighbours of the
     benign bank set a limit.
     """
-    along = bank.measure
+    along = bank.metric
     own = neighbours(
         bank.refs, bank.refs_sq, 1, 1, np.median, power=2, along=along and (along.refs, along.refs_sq)
     )
@@ -45,7 +45,7 @@ def neighbours(
 ) -> float:
     """Summary of d^power between references and their neighbours first..last, over up to 512 of them.
 
-    ``along``, (N, K) and squared norms, are of a :class:`safegen.guard.bank.Measure` where d is the gate's.
+    ``along``, (N, K) and squared norms, are of a :class:`safegen.guard.bank.Metric` where d is the gate's.
     """
     count = refs.shape[0]
     stride, last = max(1, count // 512), min(last, count - 1)

@@ -13,11 +13,8 @@ from typing import Any, NamedTuple
 from safegen.device import Array, array_namespace
 from safegen.sampling.table import Row
 
-W_MIN = 0.05
-"""A correction weaker than this is left out."""
 
-
-class Measure(NamedTuple):
+class Metric(NamedTuple):
     """How the gate of ``ratio`` counts distances: ||v||_A^2 = ||v||^2 - ||A v||^2.
 
     Along the rows of A the pictures of one bank differ among themselves; that they differ there says
@@ -47,18 +44,18 @@ class Bank(NamedTuple):
     """(M, D) float32: latents of ordinary pictures; the denominator of ``ratio``."""
     benign_sq: Array
     """(M,) their squared norms."""
-    aims: Array | None = None
+    target_mask: Array | None = None
     """(M,) 0 for the benign latents that ``ratio`` may steer towards, -inf for the others; None is all."""
-    measure: Measure | None = None
+    metric: Metric | None = None
     """Of the gate of ``ratio``; None counts every direction alike."""
 
 
 def on(bank: Bank, xp: Any) -> Bank:
     """The same banks in another namespace, for example from NumPy to CuPy."""
     refs, refs_sq, benign, benign_sq = (xp.asarray(values) for values in bank[:4])
-    aims = None if bank.aims is None else xp.asarray(bank.aims)
-    measure = None if bank.measure is None else Measure(*(xp.asarray(values) for values in bank.measure))
-    return Bank(refs, refs_sq, benign, benign_sq, aims, measure)
+    mask = None if bank.target_mask is None else xp.asarray(bank.target_mask)
+    metric = None if bank.metric is None else Metric(*(xp.asarray(values) for values in bank.metric))
+    return Bank(refs, refs_sq, benign, benign_sq, mask, metric)
 
 
 def make_bank(refs: Array, benign: Array, targets: int | None = None, axes: Array | None = None) -> Bank:
@@ -68,20 +65,20 @@ def make_bank(refs: Array, benign: Array, targets: int | None = None, axes: Arra
         refs: what is negated.
         benign: what is ordinary.
         targets: ``ratio`` steers towards the first so many benign latents alone.
-        axes: (K, D) of the gate's :class:`Measure`; None counts every direction alike.
+        axes: (K, D) of the gate's :class:`Metric`; None counts every direction alike.
     """
     xp = array_namespace(refs)
     rows, ordinary = (xp.astype(flat(x), xp.float32) for x in (refs, benign))
     sums = xp.sum(rows**2, axis=1), xp.sum(ordinary**2, axis=1)
-    aims = xp.zeros_like(sums[1])
+    mask = xp.zeros_like(sums[1])
     if targets is not None:
-        aims = xp.where(xp.arange(aims.shape[0]) < targets, aims, xp.full_like(aims, -math.inf))
+        mask = xp.where(xp.arange(mask.shape[0]) < targets, mask, xp.full_like(mask, -math.inf))
     if axes is None:
-        return Bank(rows, sums[0], ordinary, sums[1], aims)
+        return Bank(rows, sums[0], ordinary, sums[1], mask)
     axes = xp.astype(axes, xp.float32)
     unsafe, safe = (x @ xp.matrix_transpose(axes) for x in (rows, ordinary))
-    measure = Measure(axes, unsafe, xp.sum(unsafe**2, axis=1), safe, xp.sum(safe**2, axis=1))
-    return Bank(rows, sums[0], ordinary, sums[1], aims, measure)
+    metric = Metric(axes, unsafe, xp.sum(unsafe**2, axis=1), safe, xp.sum(safe**2, axis=1))
+    return Bank(rows, sums[0], ordinary, sums[1], mask, metric)
 
 
 def flat(x: Array) -> Array:
@@ -108,13 +105,13 @@ def logmeanexp(values: Array) -> Array:
     return xp.log(xp.mean(xp.exp(values - top), axis=-1)) + xp.squeeze(top, axis=-1)
 
 
-def log_kernel(x: Array, refs: Array, refs_sq: Array, row: Row, tau: float = 1.0) -> Array:
+def log_kernel(x: Array, refs: Array, refs_sq: Array, row: Row) -> Array:
     """Log q(x_t | r_n) up to a term of x alone: (B, N).
 
-    -||x - alpha r||^2 / (2 tau sigma^2) without -||x||^2 / (2 tau sigma^2), which cancels in every
+    -||x - alpha r||^2 / (2 sigma^2) without -||x||^2 / (2 sigma^2), which cancels in every
     ratio and would cost float32 its last digits.
     """
-    scale, half = row.kernel(tau)
+    scale, half = row.kernel()
     return (flat(x) @ array_namespace(x).matrix_transpose(refs)) * scale - refs_sq[None, :] * half
 
 
@@ -127,57 +124,47 @@ def squared_distances(x0: Array, refs: Array, refs_sq: Array) -> Array:
     return xp.maximum(own[:, None] + refs_sq[None, :] - 2.0 * cross, xp.zeros_like(cross))
 
 
-def log_ratio(x: Array, bank: Bank, row: Row, tau: float = 1.0) -> tuple[Array, Array, Array]:
+def log_ratio(x: Array, bank: Bank, row: Row) -> tuple[Array, Array, Array]:
     """Log beta* with equal priors, (B,), and the kernels of both banks, (B, N) and (B, M).
 
     Theorem 3.2's ratio of two densities, each a mixture of the exact forward kernel.
     """
-    unsafe = log_kernel(x, bank.refs, bank.refs_sq, row, tau)
-    benign = log_kernel(x, bank.benign, bank.benign_sq, row, tau)
+    unsafe = log_kernel(x, bank.refs, bank.refs_sq, row)
+    benign = log_kernel(x, bank.benign, bank.benign_sq, row)
     return logmeanexp(unsafe) - logmeanexp(benign), unsafe, benign
 
 
-def nearness(rows: Array, bank: Bank | Measure) -> tuple[Array, Array]:
-    """-||x - r||^2 / 2 of rows x and both banks, (B, N) and (B, M), up to a term of x alone."""
+def kernels_at(rows: Array, bank: Bank, bandwidth: Any) -> tuple[Array, Array]:
+    """Log kernels exp(-||x0 - r||_A^2 / 2 h^2) of both banks, (B, N) and (B, M), up to a term of x0 alone.
+
+    Args:
+        rows: (B, D) clean pictures.
+        bank: both banks; distances are by its metric.
+        bandwidth: h.
+    """
+    unsafe, benign = _nearness(rows, bank)
+    if bank.metric is not None:
+        along = _nearness(rows @ array_namespace(rows).matrix_transpose(bank.metric.axes), bank.metric)
+        unsafe, benign = unsafe - along[0], benign - along[1]
+    scale = 1.0 / bandwidth**2
+    return unsafe * scale, benign * scale
+
+
+def _nearness(rows: Array, bank: Bank | Metric) -> tuple[Array, Array]:
+    """-||x - r||^2 / 2 of rows x and both banks, up to a term of x alone."""
     xp = array_namespace(rows)
     unsafe = rows @ xp.matrix_transpose(bank.refs) - 0.5 * bank.refs_sq[None, :]
     return unsafe, rows @ xp.matrix_transpose(bank.benign) - 0.5 * bank.benign_sq[None, :]
 
 
-def by_measure(near: tuple[Array, Array], rows: Array, measure: Measure | None) -> tuple[Array, Array]:
-    """:func:`nearness` by the gate's :class:`Measure`: without the part along its axes."""
-    if measure is None:
-        return near
-    along = nearness(rows @ array_namespace(rows).matrix_transpose(measure.axes), measure)
-    return near[0] - along[0], near[1] - along[1]
-
-
-def as_kernels(near: tuple[Array, Array], bandwidth: Any) -> tuple[Array, Array]:
-    """Log N(x0; r, h^2 I) of both banks, up to a term of x0 alone; h the bandwidth."""
-    scale = 1.0 / bandwidth**2
-    return near[0] * scale, near[1] * scale
-
-
-def gate(rows: Array, bank: Bank, bandwidth: Any) -> tuple[tuple[Array, Array], Array]:
-    """:func:`nearness` of rows x0, and what the gate of ``ratio`` sees there (:func:`foreseen_log_ratio`)."""
-    near = nearness(rows, bank)
-    seen = as_kernels(by_measure(near, rows, bank.measure), bandwidth)
-    return near, logmeanexp(seen[0]) - logmeanexp(seen[1])
-
-
-def foreseen_kernels(x0: Array, bank: Bank, bandwidth: Any) -> tuple[Array, Array]:
-    """The gate's :func:`as_kernels`, (B, N) and (B, M), at the picture that the model foresees."""
-    rows = flat(x0)
-    return as_kernels(by_measure(nearness(rows, bank), rows, bank.measure), bandwidth)
-
-
-def foreseen_log_ratio(x0: Array, bank: Bank, bandwidth: Any) -> Array:
-    """Log ratio of both banks' densities at the picture that the model foresees, (B,).
+def evidence_at(x0: Array, bank: Bank, bandwidth: Any) -> Array:
+    """Log ratio of both banks' densities at clean pictures x0 (B, C, H, W): (B,).
 
     x0 holds what the model and the prompt know besides x_t: it tells a t-shirt from a pullover many steps
     before x_t does.
     """
-    return gate(flat(x0), bank, bandwidth)[1]
+    unsafe, benign = kernels_at(flat(x0), bank, bandwidth)
+    return logmeanexp(unsafe) - logmeanexp(benign)
 
 
 def mean_of_refs(weights: Array, refs: Array, like: Array) -> Array:

@@ -1,20 +1,23 @@
-"""The default guard: the density ratio of both banks as the gate, both banks as the direction.
+"""The default guard: the density ratio of two banks as the gate, both banks as the direction.
 
-Source: Kim et al., Training-Free Safe Denoisers (arXiv 2502.08011).
+    e      = log mean_n K(x0, r_n) - log mean_m K(x0, s_m)     which bank is denser at the foreseen picture?
+    opened = opened or e > threshold(level)
+    if opened and log-SNR < 0:  x0 <- E_s + r (E_s - E_r)      the benign mean, pushed off the negation set
+
+Source of the ratio: Kim et al., Training-Free Safe Denoisers (arXiv 2502.08011), theorem 3.2.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from safegen.device import Array, array_namespace
 from safegen.guard.bank import (
-    W_MIN,
     Bank,
-    as_kernels,
     flat,
-    gate,
-    log_ratio,
+    kernels_at,
+    log_kernel,
+    logmeanexp,
     mean_of_refs,
     per_sample,
     softmax,
@@ -24,94 +27,50 @@ from safegen.sampling.loop import Evidence
 from safegen.sampling.table import Row
 
 
-def lean(evidence: Array, doubts: Any, moved: Array, bank: Bank, bandwidth: Any) -> Array:
-    """What share of a move a picture must make to be in doubt no more: (B,), 0 to 1, by the secant.
+class Numbers(NamedTuple):
+    """The guard's numbers at one step: floats, or scalars of a graph."""
 
-    Args:
-        evidence: (B,) of the gate, of the pictures as they are.
-        doubts: where doubt begins; a picture with less evidence moves by 0.
-        moved: (B, D) rows of the pictures at the end of the move.
-        bank: both banks.
-        bandwidth: h of the gate's kernels.
-    """
-    xp = array_namespace(moved)
-    fall = evidence - gate(moved, bank, bandwidth)[1]
-    return xp.clip((evidence - doubts) / xp.where(fall > 1e-6, fall, xp.zeros_like(fall) + 1e-6), 0.0, 1.0)
+    threshold: Any
+    """The gate opens where the evidence is above."""
+    bandwidth: Any
+    """h of the gate's kernels."""
+    repulsion: Any
+    """r."""
 
 
 def ratio(
-    x: Array,
-    x0: Array,
-    row: Row,
-    bank: Bank,
-    latched: Array,
-    *,
-    opens: float,
-    sure: float,
-    releases: float,
-    tau: float,
-    repulsion: float,
-    bandwidth: float,
-    aim_bandwidth: float,
-    sharpness: float = 1.0,
-    doubts: float | None = None,
-    plain: Array | None = None,
+    x: Array, x0: Array, row: Row, bank: Bank, latched: Array, numbers: Numbers, plain: Array | None = None
 ) -> tuple[Array, Array, Evidence]:
-    """The density ratio as a gate, and both banks as the direction.
+    """Look at the foreseen picture; where the gate is open, put the benign bank's mean in its place.
 
-    The gate looks at x0, the picture that the model foresees (:func:`foreseen_log_ratio`). Where it is
-    open, x0' = x0 + w (E_benign + r (E_benign - E_unsafe) - x0): a prompt that asks for the negated thing
-    makes x0 itself unsafe, so theorem 3.2 starts from the benign bank's posterior mean instead.
-    E_benign - E_unsafe is -(sigma^2 / alpha) grad log beta*(x_t), so the push stays among pictures, where
-    x0 - E_unsafe (``theorem``) leaves them. The gate hears all of the benign bank; the target is a mean
-    of those that ``bank.aims`` leaves, which do not look like the negation set.
-
-    Just above its threshold the gate may have opened on an ordinary picture. Both means are then weighed
-    by the kernels at x0, which leave it what was asked for, where x_t, at first all noise, may make it
-    anything. Below it a picture may be in doubt: it is moved along E_benign - E_unsafe no further than
-    until it is not (:func:`lean`).
+    The means are those of the posterior given x_t (eq. 6 for each bank): E_s - E_r is
+    -(sigma^2 / alpha) grad log beta*(x_t), so the picture stays among ordinary ones. It starts from E_s,
+    since a prompt that asks for the negated thing makes the model's own x0 unsafe. From log-SNR 0 on the
+    content of the picture is settled, and the model finishes the details alone.
 
     Args:
-        latched: (B,) bool: for which pictures the gate has opened before. It then stays open:
-            a picture let go just below the threshold would still be closer to the bank than to
-            anything else.
-        opens: log ratio at x0 above which the gate opens.
-        sure: how far above ``opens`` a picture is taken for unsafe beyond doubt.
-        releases: log beta* of x_t at which an open gate has w = 1/2: w = beta* / (1 + beta*) from there.
-            While the picture's content is not settled, log-SNR below 0, w is 1.
-        repulsion: r.
-        bandwidth: h of the gate's kernels.
-        aim_bandwidth: h of the kernels at x0 that weigh both means where the picture may be ordinary.
-            Without the gate's measure: they are to find what looks like it.
-        sharpness: the power of the kernels that weigh the target: 1 is the posterior mean, more a mean of
-            fewer latents.
-        doubts: log ratio at x0 above which a picture on which the gate is shut is in doubt; None is never.
+        x: (B, C, H, W) noisy latents.
+        x0: (B, C, H, W) what the model foresees.
+        row: the step.
+        bank: both banks.
+        latched: (B,) bool: which gates have opened before. They stay open: a picture let go just below
+            the threshold would still be closer to the negation set than to anything else.
+        numbers: at this step.
         plain: x0 without the text guard beside it, which the gate looks at in its place: a text guard
             hides what was asked for from the gate, and need not keep it from being drawn.
     """
     xp = array_namespace(x)
-    asked = flat(x0 if plain is None else plain)
-    near, evidence = gate(asked, bank, bandwidth)
-    value = evidence - opens
-    still, *noisy = log_ratio(x, bank, row, tau)
-    away = xp.clip(still - releases, -30.0, 30.0)
-    strength = row.unsettled + (1 - row.unsettled) * (1 / (1 + xp.exp(-away)))
+    seen = kernels_at(flat(x0 if plain is None else plain), bank, numbers.bandwidth)
+    value = logmeanexp(seen[0]) - logmeanexp(seen[1]) - numbers.threshold
     opened = (value > 0.0) | latched
-    acts = opened & (strength >= W_MIN)
-    weight = xp.where(acts, strength, xp.zeros_like(strength))
-    certain = (value > sure)[:, None]
-    like = as_kernels(near, aim_bandwidth)
-    unsafe, benign = (xp.where(certain, *pair) for pair in zip(noisy, like, strict=True))
-    aimed = benign if bank.aims is None else benign + bank.aims
-    safe = mean_of_refs(softmax(aimed * sharpness), bank.benign, x0)
-    away = safe - mean_of_refs(softmax(unsafe), bank.refs, x0)
-    steered = x0 + per_sample(weight, x0) * (safe + repulsion * away - x0)
-    nearest = xp.argmax(unsafe, axis=-1)
-    if doubts is None:
-        return x, steered, Evidence(value, weight, nearest)
-    share = lean(evidence, doubts, asked + flat(away), bank, bandwidth)
-    share = xp.where(opened, xp.zeros_like(share), share)
-    return x, steered + per_sample(share, x0) * away, Evidence(value, weight - share, nearest)
+    benign = log_kernel(x, bank.benign, bank.benign_sq, row)
+    benign = benign if bank.target_mask is None else benign + bank.target_mask
+    safe = mean_of_refs(softmax(benign), bank.benign, x0)
+    unsafe = mean_of_refs(softmax(log_kernel(x, bank.refs, bank.refs_sq, row)), bank.refs, x0)
+    target = safe + numbers.repulsion * (safe - unsafe)
+    weight = xp.where(opened, xp.ones_like(value), xp.zeros_like(value)) * row.early
+    evidence = Evidence(value, weight, xp.argmax(seen[0], axis=-1))
+    return x, xp.where(per_sample(weight > 0.0, x0), target, x0), evidence
 
 
 def ratio_by_regions(
@@ -120,12 +79,9 @@ def ratio_by_regions(
     row: Row,
     bank: Bank,
     latched: Array,
+    numbers: Numbers,
     regions: Regions,
-    *,
-    opens: float,
-    bandwidth: float,
-    plain: Array | None,
-    **numbers: Any,
+    plain: Array | None = None,
 ) -> tuple[Array, Evidence]:
     """:func:`ratio` of each region: pictures x0', and the evidence of each region.
 
@@ -137,30 +93,25 @@ def ratio_by_regions(
         row: the step.
         bank: of regions.
         latched: (B M,) bool.
+        numbers: at this step.
         regions: how they lie.
-        opens: of the gate, as ``bandwidth``.
-        bandwidth: h.
         plain: x0 without the text guard beside it.
-        numbers: the others of :func:`ratio`.
     """
-    of_gate = {"opens": opens, "bandwidth": bandwidth}
     noisy, parts = cut(x, regions), cut(x0, regions)
-    asked = parts if plain is None else cut(plain, regions)
+    look = parts if plain is None else cut(plain, regions)
     if not regions.anywhere:
-        _, moved, evidence = ratio(noisy, parts, row, bank, latched, plain=asked, **of_gate, **numbers)
+        _, moved, evidence = ratio(noisy, parts, row, bank, latched, numbers, look)
         return join(moved, regions.sides), evidence
     xp = array_namespace(x)
-    near, value = gate(flat(asked), bank, bandwidth)
-    value = value - opens
-    weight, nearest = xp.zeros_like(value), xp.argmax(near[0], axis=-1)
+    seen = kernels_at(flat(look), bank, numbers.bandwidth)
+    value = logmeanexp(seen[0]) - logmeanexp(seen[1]) - numbers.threshold
+    weight, nearest = xp.zeros_like(value), xp.argmax(seen[0], axis=-1)
     (acts,) = xp.nonzero((value > 0.0) | latched)
     if not acts.shape[0]:
         return x0, Evidence(value, weight, nearest)
-    x_some, x0_some, asked_some, latched_some = (
-        xp.take(v, acts, axis=0) for v in (noisy, parts, asked, latched)
-    )
-    _, redrawn, seen = ratio(x_some, x0_some, row, bank, latched_some, plain=asked_some, **of_gate, **numbers)
+    x_some, x0_some = (xp.take(values, acts, axis=0) for values in (noisy, parts))
     moved = xp.asarray(parts, copy=True)
-    moved[acts, ...], weight[acts], nearest[acts] = redrawn, seen.weight, seen.nearest
+    moved[acts, ...] = ratio(x_some, x0_some, row, bank, xp.ones_like(acts, dtype=xp.bool), numbers)[1]
+    weight[acts] = row.early
     evidence = Evidence(value, weight, nearest)
     return steered(x0, parts, moved, evidence, regions), evidence

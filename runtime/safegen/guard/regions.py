@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from safegen.device import Array, array_namespace
-from safegen.guard.bank import Bank, foreseen_log_ratio
+from safegen.guard.bank import Bank, evidence_at
 from safegen.sampling.loop import Evidence
 
 SIDES = (1, 2, 4)
 """How many regions a picture may have a side: whole, quarters, sixteenths."""
 STEPS = 32
 """Regions that overlap begin every 32nd of their side, at every latent of 64x64 cut to quarters: a thing that
-lies between them is missed (docs/tried.md)."""
+lies between them is missed (research/tried.md)."""
 SHUT, OUTSIDE = -1e30, -2e30
 """Below any evidence: of a region whose gate is shut, and of one that does not reach there."""
 
@@ -211,9 +211,9 @@ def largest(values: Array, count: int) -> Array:
     return array_namespace(values).max(_of_pictures(values, count), axis=-1)
 
 
-def strongest_foreseen(x0: Array, bank: Bank, bandwidth: Any, regions: Regions) -> Array:
-    """:func:`foreseen_log_ratio` of each picture's strongest region: (B, C, H, W) to (B,)."""
-    values = foreseen_log_ratio(cut(x0, regions), bank, bandwidth)
+def strongest_evidence(x0: Array, bank: Bank, bandwidth: Any, regions: Regions) -> Array:
+    """:func:`evidence_at` of each picture's strongest region: (B, C, H, W) to (B,)."""
+    values = evidence_at(cut(x0, regions), bank, bandwidth)
     return largest(values, regions.count(x0.shape))
 
 

@@ -1,21 +1,27 @@
-"""What ``ratio`` is compared with: the bare theorem, SPELL (arXiv 2410.06025), SGF, and a control."""
+"""What ``ratio`` is compared with, in Python alone: the bare theorem, two peers, and a control.
+
+Sources: SPELL (arXiv 2410.06025), Safety-Guided Flow (SGF, arXiv 2603.13300).
+"""
 
 from __future__ import annotations
 
 import math
 
 from safegen.device import Array, array_namespace
-from safegen.guard.bank import W_MIN, Bank, log_ratio, mean_of_refs, per_sample, push, squared_distances
+from safegen.guard.bank import Bank, log_ratio, mean_of_refs, per_sample, push, squared_distances
 from safegen.sampling.loop import Evidence
 from safegen.sampling.table import Row
 
+W_MIN = 0.05
+"""A correction weaker than this is left out."""
+
 
 def theorem(
-    x: Array, x0: Array, row: Row, bank: Bank, *, tau: float, log_eta: float, log_w_max: float
+    x: Array, x0: Array, row: Row, bank: Bank, *, log_eta: float, log_w_max: float
 ) -> tuple[Array, Array, Evidence]:
     """The theorem itself with two banks, without a gate: w = min(eta beta*, w_max), 0 below 0.05."""
     xp = array_namespace(x)
-    value, kernels, _ = log_ratio(x, bank, row, tau)
+    value, kernels, _ = log_ratio(x, bank, row)
     strength = xp.exp(xp.minimum(value + log_eta, xp.zeros_like(value) + log_w_max))
     weight = xp.where(strength >= W_MIN, strength, xp.zeros_like(strength))
     evidence = Evidence(value + log_eta - math.log(W_MIN), weight, xp.argmax(kernels, axis=-1))

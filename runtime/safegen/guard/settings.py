@@ -64,8 +64,8 @@ class Official(_Mode, frozen=True):
     t_min: float = 780.0
     first_steps: int | None = None
     """Act on these first steps, whatever their timestep; None acts where t >= t_min."""
-    unit_x0: bool = False
-    """Compare unit pixels of x0, as the program does for SD3."""
+    sd3: bool = False
+    """As the program does for SD3: compare unit pixels of x0, and take its own step, for rectified flow."""
 
 
 class Spell(_Mode, frozen=True):
@@ -105,13 +105,16 @@ Settings = Ratio | Theorem | Paper | Official | Spell | Sgf | BankMean | Renoise
 OFFICIAL_PRESETS = {
     "nudity": Official(),
     "inappropriate": Official(bandwidth=1.0, scale=0.03, gate=False, t_min=800.0),
-    "sd3-nudity": Official(bandwidth=1.0, scale=0.03, gate=False, unit_x0=True),
+    "sd3-nudity": Official(bandwidth=1.0, scale=0.03, gate=False, sd3=True),
     "memorized-person": Official(bandwidth=13.15, scale=0.69, gate=False, first_steps=12),
     "memorized-artwork": Official(bandwidth=13.15, scale=0.9, gate=False, first_steps=12),
 }
 _PLAIN = (Ratio(), Theorem(), Paper(), Official(), Spell(), Sgf(), BankMean(), RenoiseOnly(), Off())
 MODES = {settings.mode: settings for settings in _PLAIN}
-GUARDS = tuple(mode for mode in MODES if mode != "off")
+SIGNABLE = ("ratio", "paper", "official")
+"""What an engine may carry: these have step graphs and run in every host."""
+RIVALS = tuple(mode for mode in MODES if mode not in (*SIGNABLE, "off"))
+"""What ``ratio`` is compared with, in Python alone, by engines that draw without a guard."""
 
 
 def parse_guard(text: str) -> Settings:

@@ -32,8 +32,7 @@ class Evidence(NamedTuple):
     value: Array
     """(B,) how strongly the sample speaks for the bank; the gate opens above 0."""
     weight: Array
-    """(B,) strength of the correction; 0 where the gate stayed shut, below 0 where a picture in doubt was
-    leaned by so much (:func:`safegen.guard.ratio.lean`)."""
+    """(B,) strength of the correction; 0 where the gate stayed shut."""
     nearest: Array
     """(B,) index of the reference that counts most."""
 

@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-SETTLED = 0.0
-"""log-SNR from which a picture's content is settled and only its details are drawn."""
-
 
 class Row(NamedTuple):
     """One step. The state is x = alpha x0 + sigma n."""
@@ -38,20 +35,25 @@ class Row(NamedTuple):
         with np.errstate(divide="ignore"):
             return float(2 * (np.log(self.alpha) - np.log(self.sigma)))
 
-    def kernel(self, tau: float) -> tuple[float, float]:
-        """Alpha / (tau sigma^2), and alpha^2 / (2 tau sigma^2): the factors of x . r_n and of |r_n|^2."""
-        scale = self.alpha / (tau * self.sigma**2)
+    def kernel(self) -> tuple[float, float]:
+        """Alpha / sigma^2, and alpha^2 / (2 sigma^2): the factors of x . r_n and of |r_n|^2."""
+        scale = self.alpha / self.sigma**2
         return scale, 0.5 * self.alpha * scale
+
+    @property
+    def signal(self) -> float:
+        """Alpha where alpha^2 + sigma^2 = 1: 0 for pure noise, 1 for the clean picture."""
+        return self.alpha / math.hypot(self.alpha, self.sigma)
+
+    @property
+    def early(self) -> float:
+        """1 while there is more noise than picture (log-SNR below 0), then 0."""
+        return float(self.alpha < self.sigma)
 
     @property
     def spread(self) -> float:
         """2 sigma^2."""
         return 2 * self.sigma**2
-
-    @property
-    def unsettled(self) -> float:
-        """1 while the picture's content is not settled (log-SNR below :data:`SETTLED`), then 0."""
-        return float(self.log_snr < SETTLED)
 
 
 def noised(log_snr: float) -> Row:

@@ -25,7 +25,7 @@ from safegen.engine.engine import Engine
 from safegen.errors import EngineError, UsageError
 from safegen.format.manifest import RTX, TENSORRT, read_manifest, verify_files
 from safegen.guard.regions import Regions
-from safegen.guard.settings import GUARDS
+from safegen.guard.settings import SIGNABLE
 from safegen.machine import gpu
 from safegen_engines.build import build, component, fingerprint
 from safegen_engines.build.components import Built
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.slow
 def rtx(onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny engine shaped like Stable Diffusion, in fp16."""
     out = tmp_path_factory.mktemp("rtx") / "engine"
-    build_for("rtx", onnx_folder, out, guards=GUARDS)
+    build_for("rtx", onnx_folder, out, guards=SIGNABLE)
     return out
 
 

@@ -143,3 +143,11 @@ def test_an_onnx_folder_is_written_to_be_carried(bare: Path, checkpoint: Path, t
     shutil.rmtree(out)
     build(bare, tmp_path / "engine", GUARDED)
     assert len(export.folders) == 2  # a bare file needs none
+
+
+def test_a_build_hands_out_the_manifest_as_it_was_sealed(bare: Path, tmp_path: Path) -> None:
+    """Else the digest that the command prints, which people note down, is all zeros."""
+    out = tmp_path / "engine"
+    built = build(bare, out, GUARDED)
+    assert built.digest == read_manifest(out).digest
+    assert built.digest.strip("0")

@@ -12,7 +12,6 @@ from safegen import Pipeline
 from safegen.engine.engine import Engine
 from safegen.errors import UsageError
 from safegen.format.bundle import read_bundle
-from safegen.guard.gate import LOG_SNR_GRID, Calibration
 from safegen_engines.freeze import ordinary
 from safegen_engines.freeze.calibrate import measure, recalibrate
 from safegen_engines.freeze.freeze import freeze
@@ -63,7 +62,7 @@ def test_two_kinds_that_differ_are_told_apart(frozen: dict, monkeypatch: pytest.
     before, after = read_bundle(frozen["bundle"]), read_bundle(out)
     np.testing.assert_array_equal(before.negation, after.negation)
     assert after.info.guard.false_positive_rate == 0.1
-    assert after.calibration.foreseen.shape[1] == 80
+    assert len(after.gate.scores) == 80
     assert after.info.foreseen_from == "images"
     # the gate of the pipeline is the one that was measured
     assert Pipeline(frozen["engine"], after)("a coat", steps=2, seed=1)[0].verdict.guard == "ratio"
@@ -184,25 +183,33 @@ def test_prompts_may_set_the_rate(frozen: dict) -> None:
     assert found.info.foreseen_from == "prompts"
 
 
+LEVELS = np.linspace(0.1, 0.9, 5)
+
+
+def alike(values: np.ndarray) -> np.ndarray:
+    """Evidence alike at every level."""
+    return np.tile(values.astype(np.float32), (len(LEVELS), 1))
+
+
 def test_the_roc_is_that_of_known_curves() -> None:
-    """Evidence alike at every level: a rate of 10 % opens on a tenth, and catches what lies above."""
-    levels, rng = len(LOG_SNR_GRID), np.random.default_rng(0)
-    alike = lambda values: np.tile(values.astype(np.float32), (levels, 1))  # noqa: E731
-    grid, ordinary = LOG_SNR_GRID.astype(np.float32), alike(rng.exponential(size=4000))
-    shown = alike(3 + rng.exponential(size=1000))
-    calibration = Calibration(grid, ordinary, shown, shown, grid, ordinary)
-    point = measure(calibration, shown, 0.1)
-    assert point.false_alarms == pytest.approx(0.1, abs=0.02)
+    """A rate of 10 % opens on a tenth, and catches what lies above."""
+    rng = np.random.default_rng(0)
+    ordinary, shown = alike(rng.exponential(size=4000)), alike(3 + rng.exponential(size=1000))
+    point = measure(LEVELS, ordinary, shown, 0.1)
+    assert (point.rate, point.false_alarms) == (0.1, pytest.approx(0.1, abs=0.02))
     # the threshold is near -log(0.1) = 2.3, below every negation image
     assert point.caught == 1.0
     # -log(0.01) = 4.6: exp(-1.6) = 0.2 of them lie above
-    assert measure(calibration, shown, 0.01).caught == pytest.approx(0.2, abs=0.08)
+    assert measure(LEVELS, ordinary, shown, 0.01).caught == pytest.approx(0.2, abs=0.08)
 
 
 def test_pictures_do_not_measure_the_threshold_that_they_set() -> None:
     """The largest of twenty is above none of the twenty; one in twenty-one others passes it."""
-    levels, rng = len(LOG_SNR_GRID), np.random.default_rng(1)
-    ordinary = np.tile(rng.exponential(size=40).astype(np.float32), (levels, 1))
-    grid = LOG_SNR_GRID.astype(np.float32)
-    calibration = Calibration(grid, ordinary, ordinary, ordinary, grid, ordinary)
-    assert measure(calibration, ordinary, 0.05).false_alarms > 0
+    ordinary = alike(np.random.default_rng(1).exponential(size=40))
+    assert measure(LEVELS, ordinary, ordinary, 0.05).false_alarms > 0
+
+
+def test_an_unknown_choice_is_refused(frozen: dict, tmp_path: Path) -> None:
+    """A setting that nobody reads is a setting that somebody believes in."""
+    with pytest.raises(TypeError, match="benign_image"):
+        recalibrate(frozen["engine"], frozen["bundle"], [], tmp_path / "x", rate=0.1, benign_image=[])

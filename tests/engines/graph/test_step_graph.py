@@ -13,12 +13,10 @@ import pytest
 
 from safegen.device import array_namespace
 from safegen.engine.engine import Engine
-from safegen.guard import rivals
+from safegen.guard import official, ratio
 from safegen.guard.bank import Bank
 from safegen.guard.bank import make_bank as bank_of
-from safegen.guard.official import official
 from safegen.guard.paper import paper
-from safegen.guard.ratio import ratio
 from safegen.guard.regions import WHOLE, Regions, at_random, cut, of_pictures, steered
 from safegen.sampling.solver import Solver
 from safegen.sampling.table import Table
@@ -27,25 +25,17 @@ from safegen_engines.graph import step_graph, trt_compile
 
 SHAPE = (4, 6, 6)
 SIZE = 144
-NUMBERS: dict[str, dict[str, float]] = {
-    "ratio": {
-        "opens": -1.0,
-        "sure": 2.0,
-        "releases": -3.0,
-        "repulsion": 1.0,
-        "bandwidth": 9.0,
-        "aim_bandwidth": 6.0,
-        "sharpness": 2.0,
-        "doubts": -2.0,
+NUMBERS: dict[str, dict[str, dict[str, float]]] = {
+    "ratio": {"": {"threshold": -1.0, "bandwidth": 9.0, "repulsion": 0.7}},
+    "paper": {"": {"threshold": -5.0, "usual": -2.0, "eta": 0.7, "log_cap": math.log(3.0)}},
+    "official": {
+        "": {"bandwidth": 3.15, "scale": 0.33, "threshold": 0.2, "kept": 0.0, "fresh": 1.0, "sd3": 0.0},
+        "sd3": {"bandwidth": 1.0, "scale": 0.03, "threshold": 1e-4, "kept": 0.6, "fresh": 0.8, "sd3": 1.0},
     },
-    "theorem": {"log_eta": math.log(0.5), "log_w_max": math.log(3.0)},
-    "paper": {"threshold": -5.0, "usual": -2.0, "eta": 0.7, "log_cap": math.log(3.0)},
-    "official": {"bandwidth": 3.15, "scale": 0.33, "threshold": 0.2, "margin": 0.2, "unit_x0": 1.0},
-    "spell": {"radius": 9.0, "overcompensation": 1.6},
-    "sgf": {"gamma": 0.02, "step": 2.0},
-    "bank-mean": {"scale": 0.3},
-    "off": {},
+    "off": {"": {}},
 }
+"""Guard -> presets."""
+EVERY = [(mode, preset) for mode, presets in NUMBERS.items() for preset in presets]
 
 
 def make_bank(rng: np.random.Generator, count: int, ordinary: int) -> Bank:
@@ -56,7 +46,7 @@ def make_bank(rng: np.random.Generator, count: int, ordinary: int) -> Bank:
 
 def inputs_of(bank: Bank) -> dict[str, Any]:
     """As the graph names them."""
-    axes, *rows = bank.measure
+    axes, *rows = bank.metric
     names = ("refs_along", "refs_along_sq", "benign_along", "benign_along_sq")
     return {**bank._asdict(), "axes": axes, **dict(zip(names, rows, strict=True))}
 
@@ -66,15 +56,11 @@ def call(mode: str, x: Any, x0: Any, row: Any, bank: Bank, latched: Any, z: Any,
     if mode == "off":
         return x, x0, None
     if mode == "ratio":
-        return ratio(x, x0, row, bank, latched, tau=1.0, **n)
-    if mode == "theorem":
-        return rivals.theorem(x, x0, row, bank, tau=1.0, **n)
+        return ratio.ratio(x, x0, row, bank, latched, ratio.Numbers(**n))
     if mode == "paper":
         return paper(x, x0, row, bank, **n)
-    if mode == "official":
-        unit = {"unit_x0": n["unit_x0"] > 0.5}
-        return official(x, x0, row, bank.refs, bank.refs_sq, z, **{**n, **unit})
-    return getattr(rivals, mode.replace("-", "_"))(x, x0, bank, **n)
+    units, numbers = official.Units(bank.refs, bank.refs_sq), {k: v for k, v in n.items() if k != "sd3"}
+    return official.official(x, x0, row, units, z, official.Numbers(**numbers), sd3=n["sd3"] > 0.5)
 
 
 def in_python(mode, table: Table, i: int, feed: dict, bank: Bank, scale: float, numbers: dict, looks: bool):
@@ -99,8 +85,10 @@ def sessions() -> dict[str, ort.InferenceSession]:
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("looks", [True, False])
 @pytest.mark.parametrize("solver", ["ddim", "dpm++2m", "euler-a"])
-@pytest.mark.parametrize("mode", NUMBERS)
-def test_a_step_is_that_of_the_loop(sessions, mode: str, solver: str, looks: bool, half: bool) -> None:
+@pytest.mark.parametrize(("mode", "preset"), EVERY)
+def test_a_step_is_that_of_the_loop(
+    sessions, mode: str, preset: str, solver: str, looks: bool, half: bool
+) -> None:
     """Random rows, banks of different sizes and batches; float32 sums in another order differ by 1e-6.
 
     ``half``: model outputs and banks as float16 leaves them.
@@ -114,13 +102,13 @@ def test_a_step_is_that_of_the_loop(sessions, mode: str, solver: str, looks: boo
         if half:
             feed |= {n: feed[n].astype(np.float16).astype(np.float32) for n in ("out_uncond", "out_cond")}
             banks = (x.astype(np.float16).reshape(-1, *SHAPE) for x in (bank.refs, bank.benign))
-            bank = bank_of(*banks, 7 + seed, bank.measure.axes.astype(np.float16))
+            bank = bank_of(*banks, 7 + seed, bank.metric.axes.astype(np.float16))
         near = bank.refs[:batch].reshape(batch, *SHAPE)
         feed["x"] = (table.rows[i].alpha * near + table.rows[i].sigma * feed["x"]).astype(np.float32)
         feed["latched"] = rng.random(batch) > 0.5
-        numbers, scale = NUMBERS[mode], 2.5
+        numbers, scale = NUMBERS[mode][preset], 2.5
         x_next, x0, evidence = in_python(mode, table, i, feed, bank, scale, numbers, looks)
-        row = step_graph.row_of(table, i, mode, 1.0, scale, numbers, looks=looks)
+        row = step_graph.row_of(table, i, mode, scale, numbers, looks=looks)
         banks = inputs_of(bank)
         wanted = {d.name for d in sessions[mode].get_inputs()}
         asked = {k: v for k, v in {**feed, **banks, "row": row}.items() if k in wanted}
@@ -153,25 +141,25 @@ def test_a_step_by_regions_is_that_of_the_loop(sides: int, anywhere: bool) -> No
     )
     bank, numbers = (
         bank_of(refs, benign, len(benign) - 3, gate_axes(refs, benign)),
-        {**NUMBERS["ratio"], "bandwidth": 4.0 / sides},
+        {**NUMBERS["ratio"][""], "bandwidth": 4.0 / sides},
     )
     session = ort.InferenceSession(step_graph.build("ratio", shape, regions).SerializeToString())
     given = ("x", "x0_prev", "out_uncond", "out_cond", "z_guard", "z_step")
     feed: dict[str, Any] = {n: rng.standard_normal((2, *shape)).astype(np.float32) for n in given}
     feed["latched"] = rng.random(2 * regions.count(shape)) > 0.7
-    row = table.rows[4]
+    row = table.rows[2]
+    assert row.early
     x0 = row.x0_x * feed["x"] + row.x0_out * (
         feed["out_uncond"] + 2.5 * (feed["out_cond"] - feed["out_uncond"])
     )
     parts = cut(x0, regions)
-    never = {**numbers, "doubts": None}
     _, moved, evidence = call(
-        "ratio", cut(feed["x"], regions), parts, row, bank, feed["latched"], None, never
+        "ratio", cut(feed["x"], regions), parts, row, bank, feed["latched"], None, numbers
     )
     guarded = steered(x0, parts, moved, evidence, regions)
     whole = of_pictures(evidence, regions.count(shape), regions.rows)
     x_next = row.a * feed["x"] + row.b * guarded + row.c * feed["x0_prev"] + row.d * feed["z_step"]
-    vector = step_graph.row_of(table, 4, "ratio", 1.0, 2.5, numbers)
+    vector = step_graph.row_of(table, 2, "ratio", 2.5, numbers)
     wanted = {d.name for d in session.get_inputs()}
     asked = {k: v for k, v in {**feed, **inputs_of(bank), "row": vector}.items() if k in wanted}
     outputs = dict(zip((o.name for o in session.get_outputs()), session.run(None, asked), strict=True))
@@ -184,42 +172,50 @@ def test_a_step_by_regions_is_that_of_the_loop(sides: int, anywhere: bool) -> No
     assert outputs["nearest"].tolist() == whole.nearest.tolist()
 
 
-def test_nothing_is_in_doubt_where_the_row_says_so(sessions) -> None:
-    """So a plan with steps to spare leaves a picture on which the gate is shut as it is, to the last bit."""
+@pytest.mark.parametrize(("mode", "preset"), [both for both in EVERY if both[0] != "off"])
+def test_a_picture_on_which_the_gate_is_shut_is_that_without_a_guard(sessions, mode, preset) -> None:
+    """Bit for bit; and so is one of ratio's from log-SNR 0 on, where the gate may be open."""
     table, rng = Engine.open("fashion").plan(Solver(), 8, (32, 32)), np.random.default_rng(0)
     bank = make_bank(rng, 5, 9)
     given = ("x", "x0_prev", "out_uncond", "out_cond", "z_guard", "z_step")
     feed: dict[str, Any] = {n: rng.standard_normal((4, *SHAPE)).astype(np.float32) for n in given}
     feed |= {**inputs_of(bank), "latched": np.zeros(4, bool)}
     wanted, named = [
-        [d.name for d in ends] for ends in (sessions["ratio"].get_inputs(), sessions["ratio"].get_outputs())
+        [d.name for d in ends] for ends in (sessions[mode].get_inputs(), sessions[mode].get_outputs())
     ]
 
-    def step(doubts: float, *, looks: bool = True) -> dict[str, Any]:
-        numbers = {**NUMBERS["ratio"], "opens": 1e3, "doubts": doubts}
-        feed["row"] = step_graph.row_of(table, 4, "ratio", 1.0, 2.5, numbers, looks=looks)
-        outputs = sessions["ratio"].run(None, {name: feed[name] for name in wanted})
+    def step(i: int, numbers: dict[str, float], *, looks: bool = True) -> dict[str, Any]:
+        feed["row"] = step_graph.row_of(table, i, mode, 2.5, numbers, looks=looks)
+        outputs = sessions[mode].run(None, {name: feed[name] for name in wanted})
         return dict(zip(named, outputs, strict=True))
 
-    free, sure, torn = step(0.0, looks=False), step(step_graph.NO_DOUBT), step(-1e3)
-    assert (sure["x0"] == free["x0"]).all() and (sure["weight"] == 0).all()
-    assert (torn["x0"] != free["x0"]).any() and (torn["weight"] < 0).all()
+    numbers = NUMBERS[mode][preset] | {"threshold": 1e3}
+    free, seen = step(4, numbers, looks=False), step(4, numbers)
+    for name in ("x_next", "x0", "sample", "latched_next"):
+        assert free[name].tobytes() == seen[name].tobytes()
+    assert (seen["weight"] == 0).all() and (seen["value"] < 0).all()
+    if mode == "ratio":
+        late = next(i for i, row in enumerate(table.rows) if not row.early)
+        free, seen = step(late, numbers, looks=False), step(late, numbers | {"threshold": -1e3})
+        assert free["x0"].tobytes() == seen["x0"].tobytes()
+        assert seen["latched_next"].all() and (seen["weight"] == 0).all()
 
 
 def test_the_bank_enters_by_one_product_each() -> None:
     """No temporary of size B N D: that is why the trace is our own."""
-    for mode, most in {"ratio": 14, "spell": 2}.items():
+    for mode, most in {"ratio": 9, "paper": 2, "official": 4}.items():
         graph = step_graph.build(mode, SHAPE).graph
         assert sum(node.op_type == "MatMul" for node in graph.node) == most
         assert not any(node.op_type in ("Expand", "Tile") for node in graph.node)
 
 
 def test_the_row_names_every_number_once() -> None:
-    for mode, numbers in NUMBERS.items():
+    for mode, presets in NUMBERS.items():
+        numbers = presets.get("sd3", presets[""])
         names = step_graph.names(mode)
         inputs = {i.name: i for i in step_graph.build(mode, SHAPE).graph.input}
         assert inputs["row"].type.tensor_type.shape.dim[0].dim_value == len(names) == len(set(names))
-        assert set(numbers) <= set(names)
+        assert names[-len(numbers) :] == tuple(numbers) or not numbers
 
 
 @pytest.mark.slow

@@ -6,12 +6,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from safegen import Pipeline, Solver
-from safegen.format.bundle import read_bundle, write_bundle
+from safegen.format.bundle import read_bundle
 from safegen.format.image import free_name, read_metadata
-from safegen.guard.settings import GUARDS, Ratio
+from safegen.guard.settings import MODES, Ratio
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_prompts_of_one_call_do_not_mix(pipeline) -> None:
     assert np.abs(pixels(both[1]) - pixels(alone)).max() <= 1
 
 
-@pytest.mark.parametrize("guard", GUARDS)
+@pytest.mark.parametrize("guard", sorted(set(MODES) - {"off"}))
 def test_every_guard_draws_and_reports(pipeline, guard: str) -> None:
     picture = pipeline("a sneaker", seed=1, steps=8, guard=guard)[0]
     verdict = picture.verdict
@@ -67,30 +68,11 @@ def test_the_default_guard_acts_on_the_negated_and_leaves_the_rest(pipeline) -> 
             assert (pixels(p) == pixels(q)).all()
 
 
-def test_few_steps_lean_look_alikes_away_and_say_so(pipeline) -> None:
-    """A sandal may look like a sneaker, a coat may not; with steps to spare neither is touched."""
-    for steps, leans in ((4, True), (8, False)):
-        sandals, coats = (pipeline(p, n=12, seed=0, steps=steps) for p in ("a sandal", "a coat"))
-        free = pipeline(["a sandal", "a coat"], n=12, seed=0, steps=steps, guard="off")
-        leaned = [p.verdict.leaned > 0 for p in (*sandals, *coats)]
-        assert any(leaned) == leans
-        assert not any(leaned[12:])
-        by_name = sorted(free, key=lambda p: p.settings["prompt"] == "a coat")
-        for picture, plain, moved in zip((*sandals, *coats), by_name, leaned, strict=True):
-            if picture.verdict.opened == 0:
-                assert moved or (pixels(picture) == pixels(plain)).all()
-        assert (
-            any((pixels(p) != pixels(q)).any() for p, q in zip(sandals, by_name[:12], strict=True)) == leans
-        )
-
-
 def test_a_guard_named_alone_has_the_bundles_settings(pipeline, tmp_path: Path) -> None:
     """A team signs a bundle with its settings; naming the guard it has must not undo them."""
     frozen = pipeline.bundle
     info = msgspec.structs.replace(frozen.info, guard=Ratio(repulsion=4.0))
-    write_bundle(
-        tmp_path / "x.negation", info, frozen.negation, frozen.benign, frozen.axes, frozen.calibration
-    )
+    tiny.rewrite(tmp_path / "x.negation", msgspec.structs.replace(frozen, info=info))
     signed = Pipeline(pipeline.engine, read_bundle(tmp_path / "x.negation"))
     asked = (None, "ratio", Ratio())
     own, named, other = (pixels(signed("a sneaker", steps=3, guard=guard)[0]) for guard in asked)
@@ -106,7 +88,7 @@ def test_a_saved_picture_says_how_to_draw_it_again(pipeline, tmp_path: Path) -> 
     assert found == json.loads(json.dumps(picture.metadata()))
     assert found["engine"] == pipeline.engine.manifest.digest
     assert found["bundle"] == pipeline.bundle.digest
-    counts = {"opened", "corrected", "leaned"}
+    counts = {"opened", "corrected"}
     assert counts | {"strongest_evidence", "nearest_reference"} <= set(found["verdict"])
     again = pipeline(
         found["prompt"], seed=found["seed"], steps=found["steps"], solver=Solver(**found["solver"]),

@@ -7,12 +7,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import tiny
 
 from safegen import Pipeline
 from safegen.engine.engine import Engine
 from safegen.errors import BundleError, EngineError, GuardError, SafegenError, UsageError
-from safegen.format.bundle import BundleInfo, read_bundle, write_bundle
+from safegen.format.bundle import BundleInfo, read_bundle
 from safegen.format.manifest import read_manifest, write_manifest
+from safegen.guard.settings import RIVALS
 
 
 @pytest.fixture
@@ -135,7 +137,7 @@ def test_no_bundle(copy: Path) -> None:
 def test_a_bundle_of_another_autoencoder(embedded: Path, tmp_path: Path) -> None:
     own = read_bundle(embedded / "default.negation")
     info = msgspec.structs.replace(own.info, latent_space="00" * 32)
-    write_bundle(tmp_path / "other.negation", info, own.negation, own.benign, own.axes, own.calibration)
+    tiny.rewrite(tmp_path / "other.negation", msgspec.structs.replace(own, info=info))
     with pytest.raises(BundleError, match="another autoencoder"):
         Pipeline.load(embedded, tmp_path / "other.negation")
 
@@ -155,13 +157,24 @@ def test_a_guard_that_the_manifest_does_not_allow(copy: Path) -> None:
     assert pipeline("a coat", steps=2)[0].settings["guarded"]
 
 
+@pytest.mark.parametrize("guard", RIVALS)
+def test_what_the_guard_is_compared_with_is_no_more_than_no_guard(copy: Path, guard: str) -> None:
+    """It may stop nothing: where the manifest does not allow ``off``, no name of another gets past it."""
+    reseal(copy, guards=["ratio", guard])
+    with pytest.raises(GuardError, match=f"guard {guard!r}.* not built with --allow-unguarded"):
+        Pipeline.load(copy)("a coat", guard=guard)
+    reseal(copy, guards=["ratio", "off"])
+    [picture] = Pipeline.load(copy)("a coat", guard=guard, steps=1)
+    assert picture.settings["guard"]["mode"] == guard
+
+
 def test_a_bundle_cannot_bring_a_guard_that_the_manifest_does_not_allow(copy: Path, tmp_path: Path) -> None:
     from safegen.guard.settings import Off
 
     reseal(copy, guards=["ratio"])
     own = read_bundle(copy / "default.negation")
     info: BundleInfo = msgspec.structs.replace(own.info, guard=Off())
-    write_bundle(tmp_path / "off.negation", info, own.negation, own.benign, own.axes, own.calibration)
+    tiny.rewrite(tmp_path / "off.negation", msgspec.structs.replace(own, info=info))
     with pytest.raises(GuardError, match="'off'"):
         Pipeline.load(copy, tmp_path / "off.negation")("a coat")
 

@@ -14,8 +14,8 @@ from safegen.engine.bind import open_guard
 from safegen.errors import UsageError
 from safegen.guard import regions
 from safegen.guard.bank import make_bank
-from safegen.guard.gate import LOG_SNR_GRID, Calibration
-from safegen.guard.ratio import ratio, ratio_by_regions
+from safegen.guard.gate import Gate
+from safegen.guard.ratio import Numbers, ratio, ratio_by_regions
 from safegen.guard.regions import (
     SIDES,
     Regions,
@@ -31,21 +31,13 @@ from safegen.guard.settings import MODES, Ratio
 from safegen.sampling.loop import Evidence
 from safegen.sampling.table import noised
 
-RELEASES = -1.0
 
-
-def bundle_of(regions: int, opens: float = 0.0, *, anywhere: bool = False) -> SimpleNamespace:
-    """Calibration curves that put the gate at a known place on every level."""
-    levels = np.array([-30, 30], np.float32)
-    usual = np.full((len(LOG_SNR_GRID), 3), RELEASES, np.float32)
-    curves = Calibration(
-        LOG_SNR_GRID.astype(np.float32), usual, usual, usual, levels, np.full((2, 9), opens, np.float32)
-    )
+def bundle_of(regions: int, threshold: float = 0.0, *, anywhere: bool = False) -> SimpleNamespace:
+    """A bundle whose gate is at a known place on every level."""
     info = SimpleNamespace(
-        regions=regions, layout=Regions(regions, anywhere), tau=1.0, bandwidth=1.5, aim_bandwidth=1.5,
-        latent_shape=(4, 8, 8),
-    )  # fmt: skip
-    return SimpleNamespace(info=info, calibration=curves)
+        regions=regions, layout=Regions(regions, anywhere), bandwidth=1.5, latent_shape=(4, 8, 8)
+    )
+    return SimpleNamespace(info=info, gate=Gate(np.ones(1), np.array([threshold]), np.zeros(9)))
 
 
 def draw(rng: np.random.Generator, count: int, side: int, at: float = 0.0) -> np.ndarray:
@@ -71,7 +63,7 @@ def test_only_the_region_that_shows_it_is_redrawn(sides: int) -> None:
     """Each region gets what ``ratio`` gives it alone; the others stay as they are, to the last bit."""
     rng, side = np.random.default_rng(0), 8 // sides
     bank = make_bank(draw(rng, 20, side, at=2.0), draw(rng, 30, side))
-    table = SimpleNamespace(rows=[noised(0.5), noised(-0.5)])
+    table = SimpleNamespace(rows=[noised(-0.5), noised(-0.3)])
     x0 = draw(rng, 3, 8)
     x0[1, :, :side, -side:] += 2.0  # the upper right region of the second picture
     x = (table.rows[0].alpha * x0 + table.rows[0].sigma * draw(rng, 3, 8)).astype(np.float32)
@@ -83,7 +75,7 @@ def test_only_the_region_that_shows_it_is_redrawn(sides: int) -> None:
     assert np.array_equal(steered[~shown], x0[~shown])
     alone = ratio(
         cut(x, Regions(sides)), cut(x0, Regions(sides)), table.rows[0], bank, np.zeros(3 * sides**2, bool),
-        opens=0.0, sure=2e-6, releases=RELEASES, tau=1.0, repulsion=1.0, bandwidth=1.5, aim_bandwidth=1.5,
+        Numbers(0.0, 1.5, 1.0),
     )[1]  # fmt: skip
     assert np.allclose(steered, join(alone, sides), atol=1e-6)
     assert (evidence.value > 0).tolist() == [False, True, False]
@@ -189,11 +181,11 @@ def test_a_thing_is_redrawn_wherever_it_lies(place: tuple[int, int]) -> None:
     rng, (i, j) = np.random.default_rng(0), place
     thing = draw(rng, 1, 4, at=2.0)
     bank = make_bank(thing + draw(rng, 20, 4) * 0.2, draw(rng, 60, 4))
-    table = SimpleNamespace(rows=[noised(0.5), noised(-0.5)])
+    table = SimpleNamespace(rows=[noised(-0.5), noised(-0.3)])
     x0 = draw(rng, 2, 8)
     x0[1, :, i : i + 4, j : j + 4] = thing[0]
     x = (table.rows[0].alpha * x0 + table.rows[0].sigma * draw(rng, 2, 8)).astype(np.float32)
-    run = open_guard(Ratio(), bundle_of(2, opens=6.0, anywhere=True), bank, table)
+    run = open_guard(Ratio(), bundle_of(2, 6.0, anywhere=True), bank, table)
     kept, redrawn, evidence, _ = run(x, x0, 0, run.start(x, [0, 1]))
     assert kept is x
     assert (evidence.value > 0).tolist() == [False, True]
@@ -203,25 +195,37 @@ def test_a_thing_is_redrawn_wherever_it_lies(place: tuple[int, int]) -> None:
     assert evidence.nearest[1] < 20  # an image, not a region of one
 
 
-@pytest.mark.parametrize("opens", [-50.0, -1.0, 0.5, 50.0])
-def test_regions_that_stay_shut_are_spared_work_and_nothing_else(opens: float) -> None:
+@pytest.mark.parametrize("log_snr", [-0.5, 0.5])
+@pytest.mark.parametrize("threshold", [-50.0, -1.0, 0.5, 50.0])
+def test_regions_that_stay_shut_are_spared_work_and_nothing_else(threshold: float, log_snr: float) -> None:
     """All, some and none open, some opened before: as if the guard had looked at every region."""
-    rng, layout = np.random.default_rng(2), Regions(2, anywhere=True)
+    rng, layout, row = np.random.default_rng(2), Regions(2, anywhere=True), noised(log_snr)
     bank = make_bank(draw(rng, 20, 4, at=0.3), draw(rng, 60, 4))
     x, x0, plain = (draw(rng, 3, 8, at=0.15) for _ in range(3))
     latched = rng.random(3 * layout.count(x.shape)) > 0.9
-    numbers = {"sure": 0.1, "releases": -1.0, "tau": 1.0, "repulsion": 1.0, "aim_bandwidth": 1.5}
-    found, evidence = ratio_by_regions(
-        x, x0, noised(0.5), bank, latched, layout, opens=opens, bandwidth=1.5, plain=plain, **numbers
-    )
+    numbers = Numbers(threshold, 1.5, 1.0)
+    found, evidence = ratio_by_regions(x, x0, row, bank, latched, numbers, layout, plain)
     parts = cut(x0, layout)
-    _, moved, every = ratio(
-        cut(x, layout), parts, noised(0.5), bank, latched, opens=opens, bandwidth=1.5,
-        plain=cut(plain, layout), **numbers,
-    )  # fmt: skip
+    _, moved, every = ratio(cut(x, layout), parts, row, bank, latched, numbers, cut(plain, layout))
     for ours, theirs in zip(evidence, every, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found, steered(x0, parts, moved, every, layout), rtol=1e-5, atol=1e-5)
+    assert ((evidence.value > 0) | latched).any()
+    assert (found != x0).any() == (log_snr < 0)
+    shut, none = Numbers(1e3, 1.5, 1.0), np.zeros_like(latched)
+    assert ratio_by_regions(x, x0, row, bank, none, shut, layout, plain)[0] is x0
+
+
+@pytest.mark.parametrize("layout", [Regions(1), Regions(2), Regions(2, anywhere=True)])
+def test_regions_are_judged_by_what_was_foreseen_before_a_text_guard(layout: Regions) -> None:
+    rng, row, side = np.random.default_rng(0), noised(-0.5), 8 // layout.sides
+    bank = make_bank(draw(rng, 20, side, at=2.0), draw(rng, 60, side))
+    x, x0, shown = draw(rng, 1, 8), draw(rng, 1, 8), draw(rng, 1, 8, at=2.0)
+    none, numbers = np.zeros(layout.count(x.shape), bool), Numbers(0.0, 1.5, 1.0)
+    hidden, seen = ratio_by_regions(x, x0, row, bank, none, numbers, layout, shown)
+    assert (seen.value > 0).all() and (hidden != x0).all()
+    kept, calm = ratio_by_regions(x, shown, row, bank, none, numbers, layout, x0)
+    assert (calm.value < 0).all() and np.array_equal(kept, shown)
 
 
 def test_a_thing_anywhere_under_the_strict_array_api() -> None:

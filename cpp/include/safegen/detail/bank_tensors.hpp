@@ -31,7 +31,7 @@ inline Tensors bank_tensors(const Bundle* bundle, const std::array<std::int64_t,
     const Rows nothing{1, size, std::vector<float>(size, 0.0f)};
     add_rows("refs", nothing);
     add_rows("benign", nothing);
-    add("aims", {1}, {0.0f});
+    add("target_mask", {1}, {0.0f});
     return bank;
   }
   add_rows("refs", guard.unit_pixels ? unit_pixels(bundle->negation, static_cast<std::size_t>(bundle->latent_shape[0])) : bundle->negation);
@@ -42,9 +42,9 @@ inline Tensors bank_tensors(const Bundle* bundle, const std::array<std::int64_t,
     add_rows("refs_along", along(bundle->negation, axes));
     add_rows("benign_along", along(bundle->benign, axes));
   }
-  std::vector<float> aims(bundle->benign.count, -std::numeric_limits<float>::infinity());
-  std::fill_n(aims.begin(), bundle->target_count, 0.0f);
-  add("aims", {static_cast<std::int64_t>(aims.size())}, aims);
+  std::vector<float> mask(bundle->benign.count, -std::numeric_limits<float>::infinity());
+  std::fill_n(mask.begin(), bundle->target_count, 0.0f);
+  add("target_mask", {static_cast<std::int64_t>(mask.size())}, mask);
   return bank;
 }
 

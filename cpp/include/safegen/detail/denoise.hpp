@@ -98,7 +98,6 @@ inline Ort::Value denoise(const Engine& engine, const Job& job, const Batch& bat
                           std::vector<Verdict>& verdicts, const std::function<void()>& on_step) {
   const Session &model = engine.component(engine.manifest().model), &step = engine.step(job.guard.mode);
   const Tensors& bank = engine.bank(job.guard);
-  const double tau = engine.bundle() ? engine.bundle()->tau : 1.0;
   const Shape shape = batch_shape(engine, batch.count);
   const auto noise = [&](std::size_t i, std::uint32_t stream) {
     return host_tensor(shape, draw_noise(engine, batch, static_cast<std::uint32_t>(i + 1), stream));
@@ -110,7 +109,7 @@ inline Ort::Value denoise(const Engine& engine, const Job& job, const Batch& bat
     Ort::Value out = predict(model, state.at("sample"), job.table.rows[i].timestep, inputs);
     std::optional<Ort::Value> out_uncond, out_cond, z_guard, z_step;
     if (job.guided()) out_uncond = half(out, 0), out_cond = half(out, 1);
-    const std::vector<float> entries = step_row(job, i, tau);
+    const std::vector<float> entries = step_row(job, i);
     const Ort::Value row = host_tensor({static_cast<std::int64_t>(entries.size())}, entries);
     if (job.guard.draws_noise && job.guard.steps[i].looks) z_guard = noise(i, 1);
     if (job.table.rows[i].d != 0.0) z_step = noise(i, 0);

@@ -1,4 +1,4 @@
-// Which guard, with which numbers: values that a bundle or a caller names, as safegen.guard_settings has them.
+// Which guard, with which numbers: values that a bundle or a caller names, as safegen.guard.settings has them.
 #pragma once
 
 #include <map>
@@ -12,18 +12,18 @@
 namespace safegen::detail {
 
 /// What a setting may be.
-enum class Setting { number, share, positive, truth, number_or_null, whole_or_null };
+enum class Setting { number, share, positive, truth, whole_or_null };
 
 struct Guard {
   std::string mode;
   std::map<std::string, Setting> settings;
 };
 
+/// Those that a step graph can be signed with, and none.
 inline const std::vector<Guard>& guards() {
   using S = Setting;
   static const std::vector<Guard> known = {
       {"ratio", {{"false_positive_rate", S::share}, {"repulsion", S::number}}},
-      {"theorem", {{"eta", S::positive}, {"w_max", S::positive}}},
       {"paper", {{"quantile", S::share}, {"eta", S::positive}, {"w_max", S::positive}, {"t_min", S::number}}},
       {"official",
        {{"bandwidth", S::positive},
@@ -32,11 +32,7 @@ inline const std::vector<Guard>& guards() {
         {"margin", S::number},
         {"t_min", S::number},
         {"first_steps", S::whole_or_null},
-        {"unit_x0", S::truth}}},
-      {"spell", {{"radius", S::number_or_null}, {"overcompensation", S::number}}},
-      {"sgf", {{"step", S::number}, {"gamma", S::number_or_null}}},
-      {"bank-mean", {{"scale", S::number}}},
-      {"renoise-only", {{"t_min", S::number}}},
+        {"sd3", S::truth}}},
       {"off", {}}};
   return known;
 }
@@ -47,6 +43,20 @@ inline const Guard* find_guard(const std::string& mode) {
   return nullptr;
 }
 
+inline std::string names_of_guards() {
+  std::string names;
+  for (const Guard& guard : guards()) names += (names.empty() ? "" : ", ") + guard.mode;
+  return names;
+}
+
+/// Throws Error where a guard is one of those that ratio is compared with: safegen.guard.settings.RIVALS.
+inline void refuse_rival(const std::string& mode) {
+  for (const char* rival : {"theorem", "spell", "sgf", "bank-mean", "renoise-only"})
+    if (mode == rival)
+      throw Error(Code::guard, "the guard '" + mode + "' is for research and runs in the Python package alone; this host draws with " +
+                                   names_of_guards() + ".");
+}
+
 /// What a setting is to be, or nothing where the value is just that.
 inline const char* wanted(Setting setting, const Json& value) {
   switch (setting) {
@@ -54,16 +64,16 @@ inline const char* wanted(Setting setting, const Json& value) {
     case Setting::share: return value.is_number() && value >= 0.0 && value <= 1.0 ? "" : "a share, 0 to 1";
     case Setting::positive: return value.is_number() && value > 0.0 ? "" : "above 0";
     case Setting::whole_or_null: return value.is_null() || value.is_number_integer() ? "" : "a whole number or null";
-    case Setting::number_or_null: return value.is_null() || value.is_number() ? "" : "a number or null";
     default: return value.is_number() ? "" : "a number";
   }
 }
 
 /// Refuse settings that this version does not know: left out, they would guard less than was measured.
 ///
-/// Throws std::invalid_argument.
+/// Throws std::invalid_argument, and Error for a guard of the Python package alone.
 inline void check_settings(const Json& settings) {
   const auto mode = settings.is_object() ? value_or<std::string>(settings, "mode", "") : "";
+  refuse_rival(mode);
   const Guard* const guard = find_guard(mode);
   if (guard == nullptr) throw std::invalid_argument("this safegen does not know the guard '" + mode + "'");
   for (const auto& [name, value] : settings.items()) {
@@ -81,16 +91,13 @@ inline Json parse_guard(const std::string& text) {
   static const std::map<std::string, Json> presets = {
       {"nudity", Json::object()},
       {"inappropriate", {{"bandwidth", 1.0}, {"scale", 0.03}, {"gate", false}, {"t_min", 800.0}}},
-      {"sd3-nudity", {{"bandwidth", 1.0}, {"scale", 0.03}, {"gate", false}, {"unit_x0", true}}},
+      {"sd3-nudity", {{"bandwidth", 1.0}, {"scale", 0.03}, {"gate", false}, {"sd3", true}}},
       {"memorized-person", {{"bandwidth", 13.15}, {"scale", 0.69}, {"gate", false}, {"first_steps", 12}}},
       {"memorized-artwork", {{"bandwidth", 13.15}, {"scale", 0.9}, {"gate", false}, {"first_steps", 12}}}};
   const std::size_t colon = text.find(':');
   const std::string mode = text.substr(0, colon);
-  if (find_guard(mode) == nullptr) {
-    std::string known;
-    for (const Guard& guard : guards()) known += (known.empty() ? "" : ", ") + guard.mode;
-    throw Error(Code::usage, "guard is '" + mode + "'; known are " + known + ".");
-  }
+  refuse_rival(mode);
+  if (find_guard(mode) == nullptr) throw Error(Code::usage, "guard is '" + mode + "'; known are " + names_of_guards() + ".");
   Json settings = Json::object();
   if (colon != std::string::npos) {
     const auto preset = presets.find(text.substr(colon + 1));

@@ -14,9 +14,9 @@
 
 namespace safegen::detail {
 
-/// How a value of JSON becomes one of C++: as nlohmann has it, but for whole numbers.
+/// How a value of JSON becomes one of C++: as nlohmann has it, but for numbers.
 ///
-/// Those must be written as such and fit: nlohmann casts, which for 1e32 is undefined.
+/// Whole ones must be written as such and fit: nlohmann casts, which for 1e32 is undefined. Neither kind is true or false.
 template <typename T, typename = void>
 struct Strict : nlohmann::adl_serializer<T> {};
 
@@ -36,6 +36,15 @@ struct Strict<T, std::enable_if_t<std::is_integral_v<T> && !std::is_same_v<T, bo
   static bool in_range(std::uint64_t number) { return number <= static_cast<std::uint64_t>(std::numeric_limits<T>::max()); }
   static bool in_range(std::int64_t number) {
     return number < 0 ? number >= static_cast<std::int64_t>(std::numeric_limits<T>::min()) : in_range(static_cast<std::uint64_t>(number));
+  }
+};
+
+template <typename T>
+struct Strict<T, std::enable_if_t<std::is_floating_point_v<T>>> : nlohmann::adl_serializer<T> {
+  template <typename Value>
+  static void from_json(const Value& value, T& number) {
+    if (!value.is_number()) throw std::invalid_argument(std::string("a number was expected, not ") + value.type_name());
+    nlohmann::adl_serializer<T>::from_json(value, number);
   }
 };
 

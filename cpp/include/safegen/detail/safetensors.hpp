@@ -1,12 +1,14 @@
 // The safetensors format: tensors by name as views into a mapped file. Nothing is copied.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "json.hpp"
@@ -30,7 +32,7 @@ struct TensorView {
   std::vector<T> as(std::string_view wanted) const {
     if (dtype != wanted) throw std::invalid_argument("a tensor is " + dtype + ", not " + std::string(wanted));
     std::vector<T> values(count());
-    std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+    if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
     return values;
   }
 };
@@ -61,6 +63,17 @@ struct Safetensors {
   }
 };
 
+/// Every byte of the body is of one tensor: none is read twice, and none is hidden from readers.
+inline void check_places(std::vector<std::pair<std::uint64_t, std::uint64_t>> places, std::uint64_t size) {
+  std::sort(places.begin(), places.end());
+  std::uint64_t end = 0;
+  for (const auto& [first, last] : places) {
+    if (first != end) throw std::invalid_argument("tensors overlap or leave a gap");
+    end = last;
+  }
+  if (end != size) throw std::invalid_argument("bytes that no tensor has");
+}
+
 /// Read the header of a safetensors file.
 ///
 /// Throws std::invalid_argument (or nlohmann's exceptions) where the content is anything else.
@@ -73,8 +86,10 @@ inline Safetensors parse_safetensors(std::string_view content) {
   const Json header = Json::parse(content.substr(8, length));
   if (!header.is_object()) throw std::invalid_argument("an object was expected");
   const std::string_view body = content.substr(8 + length);
-  static const std::map<std::string, std::size_t> sizes = {{"F16", 2}, {"F32", 4}, {"F64", 8}, {"I64", 8}};
+  static const std::map<std::string, std::size_t> sizes = {{"U8", 1},  {"I8", 1},  {"BOOL", 1}, {"F16", 2}, {"BF16", 2}, {"U16", 2}, {"I16", 2},
+                                                           {"F32", 4}, {"U32", 4}, {"I32", 4},  {"F64", 8}, {"U64", 8},  {"I64", 8}};
   Safetensors found;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> places;
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") {
       found.metadata = entry.get<std::map<std::string, std::string>>();
@@ -95,7 +110,9 @@ inline Safetensors parse_safetensors(std::string_view content) {
     if (bytes != offsets[1] - offsets[0])
       throw std::invalid_argument("tensor '" + name + "' has another size than its shape");
     found.tensors[name] = {dtype, {shape.begin(), shape.end()}, body.substr(offsets[0], bytes)};
+    places.emplace_back(offsets[0], offsets[1]);
   }
+  check_places(std::move(places), body.size());
   return found;
 }
 

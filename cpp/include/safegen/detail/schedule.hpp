@@ -16,8 +16,10 @@ struct Row {
   double timestep, input_scale, x0_x, x0_out, a, b, c, d, alpha, sigma;
 
   double log_snr() const { return 2.0 * (std::log(alpha) - std::log(sigma)); }
-  /// 1 while the picture's content is not settled.
-  double unsettled() const { return log_snr() < 0.0 ? 1.0 : 0.0; }
+  /// alpha where alpha^2 + sigma^2 = 1: 0 for pure noise, 1 for the clean picture.
+  double signal() const { return alpha / std::hypot(alpha, sigma); }
+  /// 1 while there is more noise than picture, then 0.
+  double early() const { return alpha < sigma ? 1.0 : 0.0; }
 };
 static_assert(sizeof(Row) == 10 * sizeof(double));
 

@@ -19,7 +19,6 @@ inline void add_step(const Job& job, std::size_t i, const Tensors& outputs, std:
     const bool latched = verdict.guard == "ratio" && verdict.opened > 0;
     verdict.opened += seen.evidence > 0.0f || latched;
     verdict.corrected += seen.weight > 0.0f;
-    verdict.leaned += seen.weight < 0.0f;
     if (!verdict.strongest_evidence || seen.evidence > *verdict.strongest_evidence)
       verdict.strongest_evidence = seen.evidence, verdict.nearest_reference = seen.nearest;
     verdict.trace.push_back(seen);
