@@ -1,4 +1,4 @@
-"""The arms of ablate.py: each rule off alone, and the ladder from the guard of 30 November to the package's."""
+"""The arms of ablate.py: each rule off alone, and the ladder from the guard of 30 November to today's."""
 
 from dataclasses import replace
 
