@@ -174,7 +174,7 @@ def test_a_step_by_regions_is_that_of_the_loop(sides: int, anywhere: bool) -> No
 
 @pytest.mark.parametrize(("mode", "preset"), [both for both in EVERY if both[0] != "off"])
 def test_a_picture_on_which_the_gate_is_shut_is_that_without_a_guard(sessions, mode, preset) -> None:
-    """Bit for bit; and so is one of ratio's from log-SNR 0 on, where the gate may be open."""
+    """Bit for bit; and so is one of ratio's from log-SNR 0 on, though its gate was open before."""
     table, rng = Engine.open("fashion").plan(Solver(), 8, (32, 32)), np.random.default_rng(0)
     bank = make_bank(rng, 5, 9)
     given = ("x", "x0_prev", "out_uncond", "out_cond", "z_guard", "z_step")
@@ -196,9 +196,12 @@ def test_a_picture_on_which_the_gate_is_shut_is_that_without_a_guard(sessions, m
     assert (seen["weight"] == 0).all() and (seen["value"] < 0).all()
     if mode == "ratio":
         late = next(i for i, row in enumerate(table.rows) if not row.early)
-        free, seen = step(late, numbers, looks=False), step(late, numbers | {"threshold": -1e3})
+        feed["latched"] = np.ones(4, bool)
+        free, seen = step(late, numbers, looks=False), step(late, numbers)
         assert free["x0"].tobytes() == seen["x0"].tobytes()
         assert seen["latched_next"].all() and (seen["weight"] == 0).all()
+        acting = step(late, numbers | {"threshold": -1e3})
+        assert (acting["weight"] == 1).all() and (acting["x0"] != free["x0"]).any()
 
 
 def test_the_bank_enters_by_one_product_each() -> None:

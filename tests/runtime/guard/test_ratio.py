@@ -82,18 +82,29 @@ def test_a_gate_that_has_opened_stays_open() -> None:
 @pytest.mark.parametrize(
     ("log_snr", "acts"), [(-8.0, True), (-1e-3, True), (0.0, False), (1e-3, False), (5.0, False)]
 )
-def test_it_acts_while_there_is_more_noise_than_picture(log_snr: float, acts: bool) -> None:
-    """From log-SNR 0 on the content is settled: an open gate is seen, and the picture left as it is."""
+def test_the_latch_lets_go_where_there_is_more_picture_than_noise(log_snr: float, acts: bool) -> None:
+    """From log-SNR 0 on the content is settled: what the gate passes by now is the model's to finish."""
     alpha = 1 / math.sqrt(1 + math.exp(-log_snr))
     sigma = alpha * math.exp(-log_snr / 2)
     bank, row = two_banks(), row_of(alpha, sigma)
     x, x0 = pictures(near=bank.refs[3])
-    _, new_x0, found = ratio(x, x0, row, bank, np.ones(3, bool), Numbers(OPEN, H, 1.0))
-    assert (found.value > 0).all()
+    _, new_x0, found = ratio(x, x0, row, bank, np.ones(3, bool), Numbers(CLOSED, H, 1.0))
+    assert (found.value < 0).all()
     assert found.weight.tolist() == [float(acts)] * 3
     assert (new_x0 != x0).any() == acts
     if not acts:
         assert new_x0.tobytes() == x0.tobytes()
+
+
+@pytest.mark.parametrize("log_snr", [-8.0, 0.0, 5.0])
+def test_an_open_gate_acts_at_every_level(log_snr: float) -> None:
+    """Else a picture drawn from an image of the negated thing, or known by heart, ends as it began."""
+    alpha = 1 / math.sqrt(1 + math.exp(-log_snr))
+    bank, row = two_banks(), row_of(alpha, alpha * math.exp(-log_snr / 2))
+    x, x0 = pictures(near=bank.refs[3])
+    _, new_x0, found = ratio(x, x0, row, bank, SHUT, Numbers(OPEN, H, 1.0))
+    assert (found.value > 0).all() and found.weight.tolist() == [1.0] * 3
+    close(new_x0, target(x, bank, row, 1.0))
 
 
 def test_targets_are_the_first_benign_latents_alone() -> None:

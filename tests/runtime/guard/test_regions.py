@@ -211,7 +211,9 @@ def test_regions_that_stay_shut_are_spared_work_and_nothing_else(threshold: floa
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found, steered(x0, parts, moved, every, layout), rtol=1e-5, atol=1e-5)
     assert ((evidence.value > 0) | latched).any()
-    assert (found != x0).any() == (log_snr < 0)
+    assert (found != x0).any() == (evidence.weight > 0).any()
+    acts = (evidence.value > 0) | (latched & (log_snr < 0))
+    assert ((evidence.weight > 0) == acts).all()
     shut, none = Numbers(1e3, 1.5, 1.0), np.zeros_like(latched)
     assert ratio_by_regions(x, x0, row, bank, none, shut, layout, plain)[0] is x0
 
