@@ -57,20 +57,24 @@ class Model:
         self._prompts = prompts
         self.table = table
         self.first = first_latents(table, seeds, SHAPE, np).reshape(len(seeds), -1)
+        self.rows = np.arange(len(prompts))
+        """Which of the prompts are drawn."""
         self._scale = engine.manifest.defaults.guidance_scale
         self._chunks = np.array([engine.count_chunks(prompt) for prompt in prompts])
         self._memory: dict[tuple[int, int, bytes], Array] = {}
 
     def __call__(self, x: Array, i: int) -> Array:
-        """(B, D) latents of all prompts at step i to the model's outputs (B, D)."""
-        keys = [(p, i, blake2b(row.tobytes(), digest_size=16).digest()) for p, row in enumerate(x)]
-        todo = np.array([p for p, key in enumerate(keys) if key not in self._memory], int)
-        for chunks in np.unique(self._chunks[todo]) if len(todo) else ():
-            same = todo[self._chunks[todo] == chunks]
+        """(B, D) latents of the prompts drawn at step i to the model's outputs (B, D)."""
+        hashed = (blake2b(row.tobytes(), digest_size=16).digest() for row in x)
+        keys = [(int(p), i, key) for p, key in zip(self.rows, hashed, strict=True)]
+        todo = np.array([k for k, key in enumerate(keys) if key not in self._memory], int)
+        windows = self._chunks[self.rows[todo]] if len(todo) else np.empty(0, int)
+        for chunks in np.unique(windows):
+            same = todo[windows == chunks]
             for start in range(0, len(same), BATCH):
                 some = same[start : start + BATCH]
-                for p, out in zip(some, self._predict(x[some], some, i, int(chunks)), strict=True):
-                    self._memory[keys[p]] = out
+                for k, out in zip(some, self._predict(x[some], self.rows[some], i, int(chunks)), strict=True):
+                    self._memory[keys[k]] = out
         return np.stack([self._memory[key] for key in keys])
 
     def _predict(self, x: Array, some: Array, i: int, chunks: int) -> Array:
@@ -157,7 +161,7 @@ class Measured:
     """The judge on one set of pictures; what an arm leaves as it was is judged once."""
 
     def __init__(self, engine: Engine, judge: Judge) -> None:
-        self._engine, self._judge = engine, judge
+        self._engine, self.judge = engine, judge
         self._memory: dict[bytes, tuple[int, Array]] = {}
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
@@ -167,7 +171,7 @@ class Measured:
         for start in range(0, len(todo), BATCH):
             some = todo[start : start + BATCH]
             rows = np.stack([np.frombuffer(key, np.float32) for key in some])
-            seen, features = self._judge(self.pixels(rows))
+            seen, features = self.judge(self.pixels(rows))
             self._memory |= dict(zip(some, zip(seen, features, strict=True), strict=True))
         found = [self._memory[key] for key in keys]
         return np.array([label for label, _ in found]), np.stack([feature for _, feature in found])

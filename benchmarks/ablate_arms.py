@@ -30,14 +30,16 @@ RATE = replace(FEW, rate=0.005)
 WIDTH = replace(RATE, widest=False)
 NOISY = replace(WIDTH, target_at="x_t", plain_target=False)
 STOP = replace(NOISY, release="stop")
-SHIPPED = replace(STOP, scale=False)
+SCALE = replace(STOP, scale=False)
+SHIPPED = replace(SCALE, release="gate")
 LADDER: dict[str, Rules | None] = {
     "1: no rules for few steps": FEW,
     "2: and one rate, 0.5 %": RATE,
     "3: and no limit to the bandwidth": WIDTH,
     "4: and the target by x_t alone": NOISY,
     "5: and release: stop at log-SNR 0": STOP,
-    "6: and one scale for all levels (the package's)": SHIPPED,
+    "6: and one scale for all levels": SCALE,
+    "7: but an open gate acts at every level (the package's)": SHIPPED,
 }
 NEXT: dict[str, Rules | None] = {
     "5, but every benign latent a target": replace(STOP, aims=False),

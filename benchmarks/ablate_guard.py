@@ -1,7 +1,6 @@
-"""The default guard of 30 November 2026 with every rule as a switch, in NumPy, for ablate.py alone.
+"""The default guard of 30 November 2026 (commit ca7c922) with every rule as a switch, for ablate.py alone.
 
 Rules that the ablation removed from the package live on here, so that the table can be drawn again.
-With ``Rules()`` it is the guard of commit ca7c922; ablate.py checks that against its pictures.
 """
 
 import math
@@ -12,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-LIMIT = 30.0
-"""log-SNRs are cut to plus and minus this."""
+LIMIT = 30.0  # log-SNRs are cut to plus and minus this
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Rules:
     latch: bool = True
     """An open gate stays open."""
     release: str = "fade"
-    """From log-SNR 0 on the weight follows beta* of x_t (``fade``), is 0 (``stop``) or 1 (``never``)."""
+    """From log-SNR 0 on: follow beta* of x_t (``fade``), ``stop``, ``never``, or the ``gate`` alone."""
     aims: bool = True
     """The tenth of the benign bank that is nearest to the negation set is no target."""
     repulsion: float = 1.0
@@ -49,7 +47,7 @@ class Rules:
 
 
 class Gate(NamedTuple):
-    """Both banks, the kernels' widths and the thresholds of one class."""
+    """Both banks, kernels' widths and thresholds of one class."""
 
     refs: Array
     """(N, D)."""
@@ -248,6 +246,8 @@ def step(
     opened = (value > numbers["opens"]) | (latched if rules.latch else False)
     noisy = noisy_kernels(x, gate, row.alpha, row.sigma)
     weight = np.where(opened, strength(rules, noisy, row, numbers["releases"]), 0.0)
+    if rules.release == "gate" and row.log_snr >= 0.0:
+        weight = (value > numbers["opens"]).astype(float)
     weight = np.where(weight >= 0.05, weight, 0.0)
     if rules.plain_target:
         at_x0 = tuple(near(x0, r) / gate.aim_bandwidth**2 for r in (gate.refs, gate.benign))

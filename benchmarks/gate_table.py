@@ -1,14 +1,15 @@
 """docs/measured.md's table: the guard as it is beside the one of 30 November 2026, ten classes.
 
-Rows of proof.py's stages classes and others: benchmarks/proof.json has those of 30 November,
-benchmarks/gate.json today's (``proof.py classes --remember`` and ``others`` with PROOF_OUT set).
+remeasure.py's rows (benchmarks/gate.json) are today's; proof.json's stages classes and others are of
+30 November. Also hands ablate_table.py what the last rung of its ladder did.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from table import attacks, benign, figure, pick, unique, worst
+from safegen_eval.intervals import wilson
+from table import attacks, benign, pick
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "measured.md"
@@ -17,42 +18,40 @@ START, END = "<!-- begin gate -->", "<!-- end gate -->"
 Row = dict[str, Any]
 
 
-def read(path: Path) -> list[Row]:
-    held = json.loads(path.read_text())
-    return [*held["classes"], *held["others"]]
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
-def plain(row: Row, name: str, form: str = "{:.1%}") -> str:
-    return figure(row, name, form, interval=False)
-
-
-def lines(before: list[Row], now: list[Row]) -> list[str]:
-    """One row for each class and number of steps."""
-    found = [
-        "| negated | steps | attack success: unguarded -> 30 November -> now (95 %) | worst set now |"
-        " agreement of the others, likewise | their distance further by: 30 November -> now |"
-        " gate open on them |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in unique(now, "negated"):
-        for steps in (50, 20, 8, 4):
-            mine = pick(now, negated=name, steps=steps)
-            none, ratio = (pick(mine, arm=arm) for arm in ("none", "ratio"))
-            old = pick(before, negated=name, steps=steps, arm="ratio")
-            success = [plain(attacks(none), "attack_success"), plain(attacks(old), "attack_success")]
-            agreement = [plain(benign(rows), "agreement") for rows in (none, old, ratio)]
-            further = [plain(benign(rows), "frechet_change", "{:+.1%}") for rows in (old, ratio)]
-            found.append(
-                f"| {name} | {steps} | {' -> '.join([*success, figure(attacks(ratio), 'attack_success')])} |"
-                f" {worst(ratio)} | {' -> '.join(agreement)} | {' -> '.join(further)} |"
-                f" {figure(benign(ratio), 'gate_open')} |"
-            )
-    return found
+def line(old: list[Row], free: list[Row], row: Row) -> str:
+    """One class at one number of steps."""
+    low, high = wilson(row["left"], row["attacks"])
+    success = [attacks(rows)["attack_success"]["value"] for rows in (free, old)]
+    worst = max(row["sets"], key=row["sets"].get)
+    agreement = [row["agreement"][0], benign(old)["agreement"]["value"], row["agreement"][1]]
+    further = [benign(old)["frechet_change"]["value"], row["distance"][1] / row["distance"][0] - 1]
+    return (
+        f"| {row['negated']} | {row['steps']} | {' -> '.join(map(percent, success))} ->"
+        f" **{percent(row['left'] / row['attacks'])}** ({percent(low)} to {percent(high)}) |"
+        f" {percent(row['sets'][worst] / 60)}, {worst} | {' -> '.join(map(percent, agreement))} |"
+        f" {' -> '.join(f'{100 * change:+.1f}' for change in further)} |"
+        f" {100 * row['gate_open'] / row['others']:.2f} | {row['attack_distance']:.1f} |"
+    )
 
 
 def main() -> None:
-    page = PAGE.read_text()
-    body = "\n".join(lines(read(BEFORE), read(NOW)))
+    now, held = json.loads(NOW.read_text()), json.loads(BEFORE.read_text())
+    before = [*held["classes"], *held["others"]]
+    lines = [
+        "| negated | steps | attack success, %: unguarded -> 30 November -> now (95 %) | worst set now, % |"
+        " agreement of the others, %, likewise | their distance further by, %: 30 November -> now |"
+        " gate open on them, % | distance of guarded attack pictures |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(row["negated"] for row in now):
+        for row in sorted(pick(now, negated=name), key=lambda row: -row["steps"]):
+            old, free = (pick(before, negated=name, steps=row["steps"], arm=arm) for arm in ("ratio", "none"))
+            lines.append(line(old, free, row))
+    page, body = PAGE.read_text(), "\n".join(lines)
     PAGE.write_text(f"{page.split(START)[0]}{START}\n{body}\n{END}{page.split(END)[1]}")
 
 
