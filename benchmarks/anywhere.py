@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from high_dimension import enlarge
 from safegen.engine.engine import Engine
 from safegen.guard.regions import WHOLE, Regions, cut
-from scenes import BANK, BENIGN, QUARTERS, SNEAKER, Array, Gate, fashion, make_gate
+from scenes import BANK, BENIGN, QUARTERS, SNEAKER, Array, Frozen, fashion, make_gate
 from tiled import GARMENT, ORDINARY, Asked, Tiled, ask, tabulate
 
 OUT = Path(__file__).parent / "anywhere.json"
@@ -140,7 +140,7 @@ def pictures_of(engine: Placed, count: int, rng: np.random.Generator, *, negated
     return engine.laid(engine.encoded(np.stack(chosen)), places_of(count, engine.count, engine.side, rng))
 
 
-def make_gates(engine: Placed, rng: np.random.Generator) -> dict[str, Gate | None]:
+def make_gates(engine: Placed, rng: np.random.Generator) -> dict[str, Frozen | None]:
     """The guards by name, frozen."""
     negation = pictures_of(engine, BANK, rng, negated=True)
     benign = pictures_of(engine, BENIGN, rng, negated=False)

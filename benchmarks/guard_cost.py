@@ -3,18 +3,19 @@
 The UNet has SD 1.5's configuration and random weights: time does not depend on their values.
 """
 
+import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 
+from safegen.guard import official, ratio
 from safegen.guard.bank import make_bank
-from safegen.guard.official import official, unit_pixels
-from safegen.guard.ratio import ratio, ratio_by_regions
 from safegen.guard.regions import Regions
 from safegen.guard.rivals import spell
 from safegen.sampling.table import Row
@@ -43,51 +44,60 @@ def median(call, runs: int) -> float:  # type: ignore[no-untyped-def]
     return statistics.median(times)
 
 
-def main() -> None:
-    rng = np.random.default_rng(0)
-    refs, benign = (rng.standard_normal((N, 4 * 64 * 64)).astype(np.float32) for _ in range(2))
-    axes = np.linalg.qr(rng.standard_normal((4 * 64 * 64, MOST)))[0].T.astype(np.float16)
-    bank = make_bank(*(rows.reshape(-1, 4, 64, 64) for rows in (refs, benign)), axes=axes)
+def calls_of(rng: np.random.Generator) -> dict[str, Callable[[], object]]:
+    """One correction of one picture by each guard."""
+    refs, benign = (rng.standard_normal((N, 4, 64, 64)).astype(np.float32) for _ in range(2))
+    bank = make_bank(refs, benign, axes=axes_of(rng, 4 * 64 * 64))
     row = Row(500.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.6, 0.8)
-    units = unit_pixels(refs, 4)
-    units_sq = (units**2).sum(1)
+    unit = official.unit_pixels(bank.refs, 4)
+    units = official.Units(unit, (unit**2).sum(1))
     x, x0, z = (rng.standard_normal((1, 4, 64, 64)).astype(np.float32) for _ in range(3))
-    shut = np.zeros(1, bool)
-    numbers = {"opens": -1e9, "sure": 0.0, "releases": 0.0, "tau": 1.0, "repulsion": 1.0,
-               "bandwidth": 30.0, "aim_bandwidth": 30.0}  # fmt: skip
     small = rng.standard_normal((5 * N, 4, 32, 32)).astype(np.float32)
-    parts = np.linalg.qr(rng.standard_normal((4 * 32 * 32, MOST)))[0].T.astype(np.float16)
-    things = make_bank(small[:N], small[N:], axes=parts)
-
-    layout = Regions(2, anywhere=True)
+    things = make_bank(small[:N], small[N:], axes=axes_of(rng, 4 * 32 * 32))
+    layout, shut = Regions(2, anywhere=True), np.zeros(1, bool)
     closed = np.zeros(layout.count(x.shape), bool)
 
-    def anywhere(opens: float) -> Any:
-        """515 things, and four regions of each benign image."""
-        return ratio_by_regions(x, x0, row, things, closed, layout, plain=None, **{**numbers, "opens": opens})
+    def whole(threshold: float) -> object:
+        return ratio.ratio(x, x0, row, bank, shut, ratio.Numbers(threshold, 30.0, 1.0))
 
-    calls = {
-        "ratio": lambda: ratio(x, x0, row, bank, shut, **numbers),
-        "ratio, leaning": lambda: ratio(
-            x, x0, row, bank, shut, **{**numbers, "opens": 1e9}, sharpness=2.0, doubts=-1e9
-        ),
+    def anywhere(threshold: float) -> object:
+        """515 things, and four regions of each benign image."""
+        numbers = ratio.Numbers(threshold, 30.0, 1.0)
+        return ratio.ratio_by_regions(x, x0, row, things, closed, numbers, layout)
+
+    return {
+        "ratio, shut": lambda: whole(1e9),
+        "ratio": lambda: whole(-1e9),
         "ratio, anywhere, shut": lambda: anywhere(1e9),
         "ratio, anywhere, all regions open": lambda: anywhere(-1e9),
-        "official": lambda: official(x, x0, row, units, units_sq, z, bandwidth=3.15, scale=0.33,
-                                           threshold=0.0, margin=0.0, unit_x0=False),
+        "official": lambda: official.official(x, x0, row, units, z, official.Numbers(3.15, 0.33, 0.0)),
         "spell": lambda: spell(x, x0, bank, radius=9.0, overcompensation=1.6),
-    }  # fmt: skip
-    taken = {name: median(call, 30) for name, call in calls.items()}
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(**SD15).eval()
-    latents, states = torch.randn(2, 4, 64, 64), torch.randn(2, 77, 768)
-    with torch.no_grad():
-        step = median(lambda: unet(latents, 500, states), 3)
-    print(json.dumps({
-        "unet_step_s": round(step, 2),
-        "guard_ms": {k: round(v * 1000, 2) for k, v in taken.items()},
-        "share_of_a_step": {k: f"{v / step:.3%}" for k, v in taken.items()},
-    }, indent=1))  # fmt: skip
+    }
+
+
+def axes_of(rng: np.random.Generator, width: int) -> Any:
+    return np.linalg.qr(rng.standard_normal((width, MOST)))[0].T.astype(np.float16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=30, help="corrections timed")
+    parser.add_argument("--guard-only", action="store_true", help="leave the UNet out")
+    args = parser.parse_args()
+    calls = calls_of(np.random.default_rng(0))
+    taken = {name: median(call, args.runs) for name, call in calls.items()}
+    found: dict[str, Any] = {"guard_ms": {k: round(v * 1000, 2) for k, v in taken.items()}}
+    if not args.guard_only:
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(**SD15).eval()
+        latents, states = torch.randn(2, 4, 64, 64), torch.randn(2, 77, 768)
+        with torch.no_grad():
+            step = median(lambda: unet(latents, 500, states), 3)
+        found |= {
+            "unet_step_s": round(step, 2),
+            "share_of_a_step": {k: f"{v / step:.3%}" for k, v in taken.items()},
+        }
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

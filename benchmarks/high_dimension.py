@@ -86,7 +86,7 @@ def regions(x: Array) -> Array:
 
 
 def stretched(banks: dict[str, Array]) -> dict[str, Array]:
-    """Latents (..., D) whose plain distances are those of the gate of ``ratio``, :class:`Measure`."""
+    """Latents (..., D) whose plain distances are those of the gate of ``ratio``, :class:`Metric`."""
     width = banks["negation"].shape[-1]
     pair = (banks[name].reshape(-1, width).astype(np.float16) for name in ("negation", "benign"))
     axes = gate_axes(*pair).astype(np.float32)

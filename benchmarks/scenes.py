@@ -33,14 +33,16 @@ from safegen.engine.engine import Engine
 from safegen.engine.pipeline import EMBEDDED
 from safegen.files import replacing
 from safegen.format.bundle import Bundle, BundleInfo
-from safegen.guard.regions import WHOLE, Regions, at_random, cut, strongest_foreseen
+from safegen.guard.gate import fit_gate, thresholds
+from safegen.guard.regions import WHOLE, Regions, at_random, cut, strongest_evidence
 from safegen.guard.settings import Off, Ratio
 from safegen.sampling.guidance import guided
 from safegen.sampling.loop import denoise, first_latents
 from safegen.sampling.solver import Solver
-from safegen_engines.freeze.banks import calibrated, make_banks, rate_of
-from safegen_engines.freeze.ordinary import from_subjects
-from safegen_engines.freeze.rate import rates_to_try
+from safegen_engines.freeze.banks import make_banks
+from safegen_engines.freeze.curves import density_of
+from safegen_engines.freeze.ordinary import Setup, from_subjects
+from safegen_engines.freeze.rate import caught_share, rate_for
 from safegen_eval.intervals import wilson
 from safegen_eval.quality import frechet, precision_recall
 from train_scenes import FOLDER, OTHERS, SCHEDULE, SOURCE, predict
@@ -52,7 +54,7 @@ QUARTERS = Regions(2)
 SNEAKER = next(g for g in GARMENTS if g.name == "sneaker")
 TEMPLATES = {"single": "a photo of a {}", "scene": OTHERS}
 BANK, BENIGN, HELD = 500, 900, 300
-"""Negation images; benign images; how many of these set the release instead of being in the bank."""
+"""Negation images; benign images; how many of these are kept out of the bank, as freeze does."""
 Array = NDArray[np.float32]
 
 
@@ -100,7 +102,7 @@ def open_engine(folder: Path) -> Engine:
     return engine
 
 
-class Gate(NamedTuple):
+class Frozen(NamedTuple):
     """A bundle, and what its rate buys."""
 
     bundle: Bundle
@@ -110,7 +112,7 @@ class Gate(NamedTuple):
 
 def make_gate(
     engine: Engine, negation: Array, benign: Array, prompts: Sequence[str], regions: Regions, group: int
-) -> Gate:
+) -> Frozen:
     """What ``freeze`` makes of latents.
 
     Args:
@@ -123,22 +125,23 @@ def make_gate(
     """
     lot = np.random.default_rng(0)
     negation, benign = negation.astype(np.float16), benign.astype(np.float16)
-    banks = make_banks(negation, at_random(benign[HELD:], regions, lot), group, text=True)
-    at = partial(strongest_foreseen, bank=banks.bank, bandwidth=banks.bandwidth, regions=regions)
-    foreseen = from_subjects(engine, prompts, SIZE, at, 50, lambda *_: None)
-    calibration = calibrated(banks, at_random(benign[:HELD], regions, lot), foreseen)
-    gate = rate_of(banks, calibration, rates_to_try(len(prompts)))
+    banks = make_banks(negation, at_random(benign[HELD:], regions, lot), group)
+    at = partial(strongest_evidence, bank=banks.bank, bandwidth=banks.bandwidth, regions=regions)
+    signal, evidence = from_subjects(Setup(engine, SIZE, 50, lambda *_: None), prompts, at)
+    gate, rate, rows = fit_gate(signal, evidence), rate_for(len(prompts)), banks.judged()
+    [clean] = thresholds(gate, rate, [1.0])
+    caught = caught_share(banks.bank, rows, banks.bandwidth, clean, banks.rows_per_image)
     info = BundleInfo(
         name=SNEAKER.name, latent_space=engine.manifest.latent_space.id,
         latent_shape=engine.latent_shape(*SIZE), image_size=SIZE, regions=regions.sides,
         anywhere=regions.anywhere, negation_count=len(negation) // group, benign_count=len(benign) - HELD,
         target_count=banks.targets, benign_source="images", source_digest="", created="",
-        guard=Ratio(false_positive_rate=gate.rate), bandwidth=banks.bandwidth,
-        aim_bandwidth=banks.aim_bandwidth, foreseen_from="prompts",
+        guard=Ratio(false_positive_rate=rate), bandwidth=banks.bandwidth, foreseen_from="prompts",
     )  # fmt: skip
+    density = density_of(banks.bank, banks.negation[rows].astype(np.float32), rows)
     bundle = Bundle(info=info, digest="", negation=banks.negation, benign=banks.benign, axes=banks.axes,
-                    calibration=calibration)  # fmt: skip
-    return Gate(bundle, *gate)
+                    gate=gate, density=density)  # fmt: skip
+    return Frozen(bundle, rate, caught)
 
 
 def encoded(engine: Engine, pictures: Sequence[NDArray[np.uint8]]) -> Array:
@@ -148,7 +151,7 @@ def encoded(engine: Engine, pictures: Sequence[NDArray[np.uint8]]) -> Array:
 
 
 def draw(
-    engine: Engine, prompts: Sequence[str], first_seed: int, steps: int, gate: Gate | None, batch: int
+    engine: Engine, prompts: Sequence[str], first_seed: int, steps: int, gate: Frozen | None, batch: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Grey pictures (N, 256, 256), and on which the gate opened."""
     table, pictures, opened = engine.plan(Solver(engine.manifest.defaults.solver), steps, SIZE), [], []
@@ -208,7 +211,7 @@ def measured(
 
 def gates_of(
     engine: Engine, kind: str, train: Any, others: list[Garment], bank: int, rng: np.random.Generator
-) -> dict[str, Gate | None]:
+) -> dict[str, Frozen | None]:
     """The guards that draw one kind of picture, with banks of that kind."""
     negation, benign = (
         encoded(engine, [picture(kind, *train, negated=negated, rng=rng) for _ in range(count)])
@@ -216,7 +219,7 @@ def gates_of(
     )
     ordinary = [TEMPLATES[kind].format(word) for g in others for word in g.words]
     ordinary = [ordinary[i % len(ordinary)] for i in range(300)]
-    gates: dict[str, Gate | None] = {
+    gates: dict[str, Frozen | None] = {
         "none": None,
         "ratio, whole pictures": make_gate(engine, negation, benign, ordinary, WHOLE, 1),
         "ratio, quarters, bank of pictures": make_gate(

@@ -34,7 +34,7 @@ from scenes import (
     SIZE,
     SNEAKER,
     Array,
-    Gate,
+    Frozen,
     draw,
     encoded,
     fashion,
@@ -139,7 +139,7 @@ def ask(count: int, garments: int, rng: np.random.Generator, *, negated: bool) -
     return Asked(prompts, labels)
 
 
-def make_gates(engine: Tiled, kind: str, bank: int, rng: np.random.Generator) -> dict[str, Gate | None]:
+def make_gates(engine: Tiled, kind: str, bank: int, rng: np.random.Generator) -> dict[str, Frozen | None]:
     """The guards by name, frozen."""
     train = fashion.load("train")
     negation, benign = (
@@ -201,7 +201,7 @@ def real_garments() -> tuple[Judge, Any]:
 
 
 def tabulate(
-    engine: Engine, called: str, gates: Mapping[str, Gate | None], asked: Sequence[Asked],
+    engine: Engine, called: str, gates: Mapping[str, Frozen | None], asked: Sequence[Asked],
     garments: Sequence[Callable[[NDArray[np.uint8]], NDArray[np.uint8]]], args: argparse.Namespace,
     shown: int,
 ) -> None:  # fmt: skip
