@@ -17,7 +17,6 @@ and a second one tries only what has changed.
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 import importlib
 import json
@@ -28,128 +27,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from mutations import ROOT, TESTS, Mutant, find
+
 ROOTS = ("runtime", "engines")
-GUARD, FORMAT, FREEZE = "runtime/safegen/guard/", "runtime/safegen/format/", "engines/safegen_engines/freeze/"
-TESTS = {
-    GUARD + "gate.py": "runtime/guard/test_gate.py",
-    GUARD + "ratio.py": "runtime/guard/test_ratio.py runtime/guard/test_regions.py",
-    GUARD + "bank.py": "runtime/guard/test_bank.py runtime/guard/test_ratio.py",
-    GUARD + "bandwidth.py": "runtime/guard/test_bandwidth.py",
-    GUARD + "official.py": "runtime/guard/test_official.py",
-    GUARD + "paper.py": "runtime/guard/test_paper.py",
-    GUARD + "settings.py": "runtime/guard/test_settings.py",
-    "runtime/safegen/engine/bind.py": "runtime/engine/test_bind.py runtime/guard/test_regions.py",
-    FORMAT + "bundle.py": "runtime/format/test_bundle_numbers.py runtime/format/test_bundle.py",
-    FORMAT + "manifest.py": "runtime/format/test_manifest.py",
-    FREEZE + "axes.py": "engines/freeze/test_axes.py",
-    FREEZE + "banks.py": "engines/freeze/test_banks.py",
-    FREEZE + "curves.py": "engines/freeze/test_curves.py",
-    FREEZE + "lookalikes.py": "engines/freeze/test_lookalikes.py",
-    FREEZE + "rate.py": "engines/freeze/test_rate.py",
-    FREEZE + "options.py": "engines/freeze/test_options.py",
-    FREEZE + "ordinary.py": "engines/freeze/test_ordinary.py",
-    FREEZE + "freeze.py": "engines/freeze/test_freeze.py",
-}
-"""Module -> the tests that hold it."""
-REFUSING = {GUARD + "settings.py", "runtime/safegen/engine/bind.py", FORMAT + "bundle.py", FORMAT + "manifest.py",
-            FREEZE + "options.py", FREEZE + "rate.py", FREEZE + "ordinary.py"}  # fmt: skip
-"""Modules whose refusals are taken away, too."""
-NO_NUMBERS = {FORMAT + "manifest.py"}
-"""Modules whose constants decide about no picture."""
-EQUIVALENT = {
-    (GUARD + "gate.py", "return min(max(math.ceil(round((count + 1) * (1 - rate), 9)), 1), count)", "9"):
-        "ten digits round the same hair away",
-}  # fmt: skip
-"""(module, line, what is changed) -> why no test can see it."""
+"""What is copied."""
 HEAVY = ("numpy", "onnxruntime", "PIL.Image", "hypothesis", "pytest", "msgspec", "safetensors.numpy",
          "tokenizers", "array_api_strict", "scipy.stats", "filelock", "onnx")  # fmt: skip
 """Imported once, before every child is forked."""
 TIMES_LONGER = 10
 """A change that makes tests this many times slower than they were is seen, too."""
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One change to one module."""
-
-    module: str
-    line: int
-    start: int
-    end: int
-    """Bytes of the source, from and to."""
-    new: str
-    text: str
-    """The line that it is in."""
-    old: str
-
-    def __str__(self) -> str:
-        return f"{self.module}:{self.line}: {_short(self.old)} -> {_short(self.new)}    in: {self.text}"
-
-    @property
-    def equivalent(self) -> bool:
-        return (self.module, self.text, self.old) in EQUIVALENT
-
-    def apply(self, source: bytes) -> bytes:
-        return source[: self.start] + self.new.encode() + source[self.end :]
-
-
-def _short(code: str) -> str:
-    return " ".join(code.split())[:60]
-
-
-def find(module: str) -> list[Mutant]:
-    """Every change to a module."""
-    source = (ROOT / module).read_bytes()
-    lines = source.splitlines(keepends=True)
-    starts = [sum(map(len, lines[:i])) for i in range(len(lines))]
-
-    def at(node: ast.AST) -> tuple[int, int]:
-        return starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
-
-    tree, found = ast.parse(source), []
-    for node, new in (*_numbers(module, tree), *_refusals(module, tree)):
-        start, end = at(node)
-        old, text = source[start:end].decode(), lines[node.lineno - 1].decode().strip()
-        found.append(Mutant(module, node.lineno, start, end, new, text, old))
-    return sorted(found, key=lambda mutant: (mutant.start, mutant.new))
-
-
-def _numbers(module: str, tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
-    """Constants moved, but for those of messages."""
-    texts = (ast.walk(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr))
-    messages = {id(node) for text in texts for node in text}
-    numbers = (node for node in ast.walk(tree) if id(node) not in messages)
-    for node in numbers if module not in NO_NUMBERS else ():
-        if isinstance(node, ast.Constant) and type(node.value) is int:
-            yield node, str(node.value + 1)
-        if isinstance(node, ast.Constant) and type(node.value) is float:
-            yield node, repr(node.value * 1.25 if node.value else 1.0)
-
-
-def _refusals(module: str, tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
-    """Refusals, operands of conditions, links of chained comparisons, and unknown-key checks taken away."""
-    for node in ast.walk(tree) if module in REFUSING else ():
-        if isinstance(node, ast.Raise | ast.AugAssign):
-            yield node, "pass"
-        elif isinstance(node, ast.BoolOp):
-            for left_out in node.values:
-                rest = [value for value in node.values if value is not left_out]
-                word = " and " if isinstance(node.op, ast.And) else " or "
-                yield node, "(" + word.join(f"({ast.unparse(value)})" for value in rest) + ")"
-        elif isinstance(node, ast.Compare) and len(node.ops) > 1:
-            yield node, ast.unparse(ast.Compare(node.comparators[0], node.ops[1:], node.comparators[1:]))
-            yield node, ast.unparse(ast.Compare(node.left, node.ops[:-1], node.comparators[:-1]))
-        elif isinstance(node, ast.keyword) and node.arg == "forbid_unknown_fields":
-            yield node.value, "False"
-        elif isinstance(node, ast.Dict):
-            for key, value in zip(node.keys, node.values, strict=True):
-                if isinstance(key, ast.Constant) and isinstance(value, ast.BoolOp | ast.Compare):
-                    yield value, "False"
 
 
 class Workplace:
@@ -264,6 +152,22 @@ def known(results: Path) -> dict[str, str]:
     return {line["key"]: line["ended"] for line in lines}
 
 
+def share(mutants: list[Mutant], jobs: int, results: Path) -> bool:
+    """Try changes in several processes; whether all of these ended well."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in HEAVY:
+        importlib.import_module(name)
+    children = []
+    for some in filter(None, (mutants[i::jobs] for i in range(jobs))):
+        child = os.fork()
+        if child == 0:
+            work(some, results)
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return not any(codes)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Try what is not known yet; 0 where nothing survives."""
     parser = argparse.ArgumentParser(
@@ -283,28 +187,15 @@ def main(arguments: list[str] | None = None) -> int:
     if args.list:
         print(*mutants, f"{len(mutants)} changes", sep="\n")
         return 0
-    done = known(args.results)
-    left = [mutant for mutant in mutants if key_of(mutant) not in done]
+    left = [mutant for mutant in mutants if key_of(mutant) not in known(args.results)]
     print(f"{len(mutants)} changes to {len(chosen)} modules, {len(left)} to try", flush=True)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for name in HEAVY:
-        importlib.import_module(name)
-    jobs = [left[i :: args.jobs] for i in range(args.jobs)]
-    children = []
-    for some in (some for some in jobs if some):
-        child = os.fork()
-        if child == 0:
-            work(some, args.results)
-            os._exit(0)
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    done = known(args.results)
-    seen = [(mutant, done.get(key_of(mutant), "not tried")) for mutant in mutants]
-    missed = [(mutant, ended) for mutant, ended in seen if ended not in ("failed", "too slow")]
-    for mutant, ended in missed:
-        print("survived" if ended == "passed" else ended, mutant)
+    whole, done = share(left, args.jobs, args.results), known(args.results)
+    ends = [(mutant, done.get(key_of(mutant), "not tried")) for mutant in mutants]
+    missed = [(mutant, end) for mutant, end in ends if end not in ("failed", "too slow")]
+    for mutant, end in missed:
+        print("survived" if end == "passed" else end, mutant)
     print(f"{len(mutants) - len(missed)} of {len(mutants)} changes were seen")
-    return int(bool(missed) or any(codes))
+    return int(bool(missed) or not whole)
 
 
 if __name__ == "__main__":

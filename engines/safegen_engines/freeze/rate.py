@@ -104,8 +104,6 @@ def rate_promised(pictures: int, rate: float) -> tuple[float, float]:
 
 def _at_least(k: int, n: int, p: float) -> float:
     """The chance of k or more successes in n trials of p."""
-    if p in (0.0, 1.0):
-        return p
     terms = (
         math.lgamma(n + 1)
         - math.lgamma(i + 1)
@@ -182,7 +180,7 @@ def worst_kind(subjects: Sequence[str | int], hits: NDArray[np.bool_]) -> Kind |
     kinds = [{str(s)} if isinstance(s, int) else _words(s) for s in subjects]
     counts = Counter(word for kind in kinds for word in kind)
     # a word of nearly all prompts is no kind of them
-    usable = [word for word, count in counts.items() if KIND <= count <= len(subjects) / 2]
+    usable = sorted(word for word, count in counts.items() if KIND <= count <= len(subjects) / 2)
     shares = [
         Kind(word, float(hits[[word in kind for kind in kinds]].mean()), counts[word]) for word in usable
     ]

@@ -18,11 +18,12 @@ from safegen.format.image import read_rgb
 from safegen.guard.bandwidth import bandwidth_of
 from safegen.guard.bank import evidence_at
 from safegen.guard.gate import fit_gate, thresholds
+from safegen.guard.regions import Regions, at_random
 from safegen.guard.settings import Paper, Ratio
 from safegen_engines.freeze.axes import gate_axes
 from safegen_engines.freeze.banks import make_banks
 from safegen_engines.freeze.curves import density_of
-from safegen_engines.freeze.freeze import _draw, freeze
+from safegen_engines.freeze.freeze import _draw, _highest, freeze
 from safegen_engines.freeze.images import find_images
 from safegen_engines.freeze.ordinary import Setup
 from safegen_engines.freeze.rate import Kind, caught_share, opened_by_others, rate_promised, warnings
@@ -166,6 +167,7 @@ def test_a_third_of_the_benign_images_is_kept_out_of_the_bank_by_lot(
     frozen = freeze(engine, images[:2], tmp_path / "x", name="x", benign=images, batch_size=5,
                     report=lambda *line: said.append(line))  # fmt: skip
     assert (frozen.held_out, frozen.info.benign_count, frozen.info.target_count) == (4, 8, 8)
+    assert frozen.lookalikes == 0
     kept = np.sort(np.random.default_rng(0).permutation(12)[4:])
     expected = engine.encode_images(np.stack([read_rgb(images[i], 32, 32) for i in kept]))
     bank = read_bundle(tmp_path / "x").benign.astype(np.float32)
@@ -173,6 +175,28 @@ def test_a_third_of_the_benign_images_is_kept_out_of_the_bank_by_lot(
     assert (gaps.min(axis=1) < 4e-3).all() and sorted(gaps.argmin(axis=1)) == list(range(8))
     assert said == [("negation images", 2, 2), *(("benign images", n, 12) for n in (5, 10, 12)),
                     ("calibration", 0, 1), ("calibration", 1, 1)]  # fmt: skip
+
+
+def test_of_each_benign_image_some_regions_are_drawn_by_lot(
+    engine, picture_folder, tmp_path, evidence
+) -> None:
+    """The same on every machine."""
+    evidence(20)
+    images = find_images([str(picture_folder)])
+    freeze(engine, images, tmp_path / "x", name="x", benign=images, regions=2, anywhere=True)
+    kept = np.sort(np.random.default_rng(0).permutation(12)[4:])
+    latents = engine.encode_images(np.stack([read_rgb(images[i], 32, 32) for i in kept]))
+    expected = at_random(latents, Regions(2, anywhere=True), np.random.default_rng(0))
+    bank = read_bundle(tmp_path / "x").benign.astype(np.float32)
+    gaps = np.abs(bank[:, None] - expected[None]).max(axis=(2, 3, 4))
+    assert (gaps.min(axis=1) < 4e-3).all() and sorted(gaps.argmin(axis=1)) == list(range(32))
+
+
+def test_the_highest_of_some_images_is_sought_among_all() -> None:
+    latents = np.array([9, 1, 2, 3, 4], np.float16).reshape(5, 1, 1, 1)
+    for batch_size in (1, 2, 5, 8):
+        assert _highest(lambda x0: x0.sum(axis=(1, 2, 3)), latents, batch_size) == 9.0
+        assert _highest(lambda x0: x0.sum(axis=(1, 2, 3)), latents[::-1], batch_size) == 9.0
 
 
 def test_paper_is_calibrated_on_the_negation_images(engine, picture_folder, tmp_path, evidence) -> None:

@@ -107,6 +107,7 @@ def test_a_rate_that_the_prompts_cannot_tell_is_refused_before_the_work(engine, 
     asked_of(engine, tmp_path / "x", benign_prompts=["a"] * 9, guard=Ratio(false_positive_rate=0.1))
     asked_of(engine, tmp_path / "x", benign_prompts=["a"] * 9)
     asked_of(engine, tmp_path / "x", benign_prompts=["a"] * 9, guard=Official())
+    asked_of(engine, tmp_path / "x", guard=Ratio(false_positive_rate=0.1))  # images set it
     with pytest.raises(
         UsageError, match=r"9 ordinary pictures cannot tell a rate of 0\.05; give at least 19"
     ):
@@ -136,3 +137,7 @@ def test_an_encoder_takes_a_region_or_any_size(engine, tmp_path, height, width, 
         with pytest.raises(UsageError, match=f"takes {width}x{height} pictures alone"):
             asked_of(fixed, tmp_path / "x", **chosen)
     asked_of(fixed, tmp_path / "x", benign=[tmp_path], regions=2)  # whole pictures are encoded
+
+
+def test_a_model_of_pixels_encodes_any_size(tmp_path) -> None:
+    asked_of(Engine.open("pixels"), tmp_path / "x", benign=[tmp_path], regions=2, anywhere=True)

@@ -119,6 +119,10 @@ def test_subjects_that_a_model_does_not_take_are_refused() -> None:
         ordinary.check_subjects(fashion, [], [3])
     with pytest.raises(UsageError, match="label is 11"):
         ordinary.check_subjects(pixels, [], [8, 11])
+    with pytest.raises(UsageError, match="label is -1"):
+        ordinary.check_subjects(pixels, [], [0, -1])
+    ordinary.check_subjects(fashion, ["a bag"], [])
+    ordinary.check_subjects(pixels, [], [0, 10])
 
 
 class Model:
@@ -198,6 +202,7 @@ def test_a_model_without_a_null_class_is_not_asked() -> None:
     ("model", "scale", "asked"),
     [
         (Model(text={"in": []}), 3.0, ["condition", "uncondition"]),
+        (Model(text={"in": []}), 1.01, ["condition", "uncondition"]),
         (Model(text={"in": []}), 1.0, ["condition"]),
         (Model(text={"in": []}, guidance="embedded"), 3.0, ["condition"]),
     ],
@@ -218,3 +223,7 @@ def test_labels_come_in_turn_beside_the_images() -> None:
     (_, found), origin = ordinary.measure_ordinary(setup, value, [], [1, 0], LATENTS, 3)
     assert (found.shape, origin) == ((12, 6), "labels and images")
     assert [subjects for name, subjects, *_ in model.asked if name == "condition"] == [[1, 0], [1]]
+
+
+def test_a_model_that_is_told_nothing_at_all_foresees_what_it_draws() -> None:
+    assert ordinary.plainer(Model(), []) is ordinary.as_foreseen

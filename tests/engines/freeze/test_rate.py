@@ -107,9 +107,7 @@ def test_the_worst_kind_is_the_word_whose_pictures_are_hit_most() -> None:
     hits[60:65] = True  # a quarter of the boots
     hits[80:99] = True  # every bag, of which there are too few
     hits[:3] = True
-    assert worst_kind(prompts, hits) == Kind("red", 0.25, 20) or worst_kind(prompts, hits) == Kind(
-        "boot", 0.25, 20
-    )
+    assert worst_kind(prompts, hits) == Kind("boot", 0.25, 20)  # of those alike the first by name
     hits[61:65] = False
     assert worst_kind(prompts, hits).share == 0.05
     assert worst_kind(prompts[60:79], hits[60:79]) is None

@@ -35,7 +35,7 @@ BUNDLE: Any = SimpleNamespace(
     gate=GATE,
     density=DENSITY,
 )
-BANK = two_banks(targets=7)
+BANK = two_banks(9, targets=7)
 LEVELS = (-6.0, -2.0, -0.5, 0.5, 3.0)
 
 
@@ -87,6 +87,16 @@ def test_ratio_s_gate_begins_shut_and_stays_open() -> None:
     assert (moved != benign).any(axis=(1, 2, 3)).tolist() == [True, False, False]
 
 
+def test_evidence_hardly_above_the_threshold_keeps_the_gate_open() -> None:
+    x, x0 = near_the_bank(TABLE.rows[0])
+    value = open_guard(Ratio(), BUNDLE, BANK, TABLE)(x, x0, 0, SHUT)[2].value
+    gate = GATE._replace(location=GATE.location + float(value.min()) - 0.1)
+    bundle = SimpleNamespace(info=BUNDLE.info, gate=gate)
+    _, _, evidence, latched = open_guard(Ratio(), bundle, BANK, TABLE)(x, x0, 0, SHUT)
+    assert 0 < evidence.value.min() < 0.2
+    assert latched.all()
+
+
 def test_paper_looks_from_its_timestep_on_with_what_the_bundle_measured() -> None:
     guard = open_guard(Paper(quantile=0.5, eta=0.5, w_max=2.0, t_min=700.0), BUNDLE, BANK, TABLE)
     seen = []
@@ -135,17 +145,21 @@ def test_official_acts_in_its_window_with_fresh_noise_of_its_own(settings: Offic
         assert not np.array_equal(z, step_noise(x, SEEDS, i))  # not what the solver draws
 
 
-def test_official_s_threshold_is_the_least_of_the_noised_references_less_its_margin() -> None:
-    """At the last timestep, with the same noise on every machine."""
-    guard = open_guard(Official(margin=0.5, t_min=0.0), BUNDLE, BANK, TABLE)
+@pytest.mark.parametrize(("s", "margin"), [(3.15, 0.5), (0.284, 0.0)])
+def test_official_s_threshold_is_the_least_of_the_noised_references_less_its_margin(
+    s: float, margin: float
+) -> None:
+    """At the last timestep, with the same noise on every machine; the 1e-8 in den counts, too."""
+    guard = open_guard(Official(bandwidth=s, margin=margin, t_min=0.0), BUNDLE, BANK, TABLE)
     refs, last = official.unit_pixels(BANK.refs, 4), TABLE.rows[-1]
-    z = normal(0, 0, (7, *SHAPE[1:]), stream=3)
+    z = normal(0, 0, (9, *SHAPE[1:]), stream=3)
     x = last.alpha * flat(refs) + last.sigma * flat(z)
-    den = np.exp(-np.linalg.norm(x[:, None] - flat(refs)[None], axis=-1) / (2 * 3.15**2)).sum(-1) + 1e-8
+    den = np.exp(-np.linalg.norm(x[:, None] - flat(refs)[None], axis=-1) / (2 * s**2)).sum(-1) + 1e-8
     x, x0 = near_the_bank(TABLE.rows[0])
     gaps = np.linalg.norm(flat(x0)[:, None] - flat(refs)[None], axis=-1)
-    seen = np.exp(-gaps / (2 * 3.15**2)).sum(-1) + 1e-8
-    close(guard(x, x0, 0, SEEDS)[2].value, seen - (den.min() - 0.5))
+    seen = np.exp(-gaps / (2 * s**2)).sum(-1) + 1e-8
+    close(guard(x, x0, 0, SEEDS)[2].value, seen - (den.min() - margin))
+    assert s > 1 or 1e-9 < den.min() < 1e-7
 
 
 def test_renoise_only_is_official_without_a_push() -> None:
@@ -172,7 +186,12 @@ def test_official_for_sd3_needs_rectified_flow() -> None:
     expected = official.official(x, x0, row, units, z, numbers, sd3=True)
     for ours, theirs in zip(guard(x, x0, 1, SEEDS)[:2], expected[:2], strict=True):
         close(ours, theirs, relative=1e-5)
-    for wrong in (TABLE, Table(tuple(row._replace(d=0.1) for row in flow.rows), 1.0)):
+    rounded, off, noisy = (
+        Table(tuple(row._replace(alpha=row.alpha + more, d=d) for row in flow.rows), 1.0)
+        for more, d in ((0.9e-6, 0.0), (1.1e-6, 0.0), (0.0, 0.1))
+    )
+    open_guard(settings, BUNDLE, BANK, rounded)
+    for wrong in (TABLE, off, noisy):
         with pytest.raises(UsageError, match="a step of rectified flow"):
             open_guard(settings, BUNDLE, BANK, wrong)
 
@@ -214,6 +233,9 @@ def test_rivals_get_their_numbers_from_the_bank() -> None:
 def test_without_a_guard_nothing_is_judged_and_every_other_needs_a_bundle() -> None:
     x, x0 = pictures()
     assert open_guard(Off(), None, None, TABLE)(x, x0, 0, None) == (x, x0, None, None)
+    for half in ((BUNDLE, None), (None, BANK)):
+        with pytest.raises(GuardError, match="needs a negation bundle"):
+            open_guard(Ratio(), *half, TABLE)
     for mode in set(MODES) - {"off"}:
         with pytest.raises(GuardError, match=f"{mode} needs a negation bundle"):
             open_guard(MODES[mode], None, None, TABLE)

@@ -120,6 +120,7 @@ CUT = "not a negation bundle, or cut short"
         (struct.pack("<Q", 0) + b"{}", False),
         (struct.pack("<Q", 3) + b"{}", False),
         (struct.pack("<Q", 2) + b"{}", True),
+        (struct.pack("<Q", 1) + b"{", True),
         (struct.pack("<Q", (1 << 20) + 1) + b" " * ((1 << 20) + 1), False),
         (struct.pack("<Q", 1 << 20) + b" " * (1 << 20), True),
     ],
@@ -163,6 +164,14 @@ def test_a_tensor_that_is_missing_is_named(path: Path, name: str) -> None:
     tensors = {k: v for k, v in load_file(path).items() if k != name}
     as_described(path, msgspec.json.encode(BundleInfo(**INFO)).decode(), tensors)
     with pytest.raises(BundleError, match=name):
+        read_bundle(path)
+
+
+def test_a_digest_among_the_numbers_does_not_make_a_bundle(path: Path) -> None:
+    """Sealed rightly, without a description of any kind."""
+    save_file({"x": np.frombuffer(f'"digest":"{ZEROS}"'.encode(), np.uint8)}, path)
+    seal(path)
+    with pytest.raises(BundleError, match="bundle schema None"):
         read_bundle(path)
 
 

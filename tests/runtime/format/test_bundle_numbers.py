@@ -80,7 +80,7 @@ def test_numbers_that_are_no_calibration_are_refused(path: Path, name: str, fiel
 def test_the_least_that_a_calibration_may_be(path: Path) -> None:
     """One level, one picture, scores and quantiles that are all alike."""
     one = Gate(np.array([1.0]), np.array([0.0]), np.array([0.0, 0.0]))
-    flat = Density(np.array([0.0]), np.zeros((1, 2)))
+    flat = Density(np.array([0.0, 0.01]), np.zeros((2, 2)))
     write(path, gate=one, density=flat)
     assert read_bundle(path).gate.scores.tolist() == [0.0, 0.0]
     write(path, gate=one._replace(signal=np.array([0.0])), density=flat)
