@@ -13,24 +13,13 @@ from safegen.guard.bank import Bank, squared_distances
 
 BANDWIDTH_SHARE = 1 / 3
 """h^2 of the gate's kernels, as a share of the median squared distance between neighbours of the bank."""
-WIDEST = 1.2
-"""h is at most this many times what the benign bank's neighbours would make it."""
 
 
 def bandwidth_of(bank: Bank) -> float:
-    """H of the gate's kernels for a bank, from its own neighbours, so that no scale is assumed.
-
-    A few images with little in common would get kernels that take in what is ordinary: neighbours of the
-    benign bank set a limit.
-    """
-    along = bank.metric
-    own = neighbours(
-        bank.refs, bank.refs_sq, 1, 1, np.median, power=2, along=along and (along.refs, along.refs_sq)
-    )
-    limit = neighbours(
-        bank.benign, bank.benign_sq, 1, 1, np.median, power=2, along=along and (along.benign, along.benign_sq)
-    )
-    return max(math.sqrt(BANDWIDTH_SHARE * min(own, WIDEST**2 * limit)), 1e-3)
+    """H of the gate's kernels for a bank, from its own neighbours, so that no scale is assumed."""
+    along = bank.metric and (bank.metric.refs, bank.metric.refs_sq)
+    nearest = neighbours(bank.refs, bank.refs_sq, 1, 1, np.median, power=2, along=along)
+    return max(math.sqrt(BANDWIDTH_SHARE * nearest), 1e-3)
 
 
 def neighbours(

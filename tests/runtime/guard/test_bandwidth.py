@@ -19,16 +19,6 @@ def test_the_bandwidth_is_in_the_units_of_the_bank(seed: int, scale: float) -> N
     assert bandwidth_of(banks[1]) == pytest.approx(scale * bandwidth_of(banks[0]), rel=1e-3)
 
 
-def test_a_few_scattered_images_get_hardly_wider_kernels_than_ordinary_ones() -> None:
-    """Else what lies between them, and is nobody's business, counts as unsafe."""
-    rng = np.random.default_rng(0)
-    ordinary = rng.standard_normal((200, 1, 2, 2)).astype(np.float32)
-    scattered = 20 * rng.standard_normal((5, 1, 2, 2)).astype(np.float32)
-    kernels = bandwidth_of(make_guard_bank(ordinary, ordinary))
-    assert bandwidth_of(make_guard_bank(scattered, ordinary)) == pytest.approx(1.2 * kernels, rel=1e-3)
-    assert bandwidth_of(make_guard_bank(ordinary, scattered)) == pytest.approx(kernels, rel=1e-3)
-
-
 def bank_of(points: list[float], benign: list[float] = [0.0, 1000.0]) -> Bank:  # noqa: B006
     """Points on a line."""
     rows = (np.array(values, np.float32).reshape(-1, 1, 1, 1) for values in (points, benign))
